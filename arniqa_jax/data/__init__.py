@@ -1,0 +1,1 @@
+"""Where images and scores come from; host only, never imports jax.numpy."""

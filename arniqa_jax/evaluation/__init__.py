@@ -1,0 +1,1 @@
+"""From features to SRCC tables: ridge regression, protocol and reports."""

@@ -1,0 +1,1 @@
+"""The encoder, its projector and the contrastive loss."""

@@ -1,0 +1,41 @@
+"""Strict JAX for every test: several devices, no silent broadcasting, one cache."""
+
+import os
+import pathlib
+
+# Before JAX is imported: eight CPU devices, and one persistent compilation cache that
+# all runs of the suite share.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).parent.parent / ".jax_cache"),
+)
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+# grain's worker processes read absl flags, which only `app.run` parses.
+flags.FLAGS.mark_as_parsed()
+
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items):
+    if SHARED.is_dir():
+        return
+    skip = pytest.mark.skip(reason="the development data in ../shared is not here")
+    for item in items:
+        if "shared" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder with the development data; tests that use it are marked `shared`."""
+    return SHARED
