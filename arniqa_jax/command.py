@@ -1,0 +1,164 @@
+"""How every command of the package starts, reports errors and ends.
+
+A command module defines its flags on a `FlagValues` of its own (two commands can then
+be imported into one process) and hands over at the bottom of the file:
+
+    FLAGS = flags.FlagValues()
+    OUTPUT = flags.DEFINE_string("output", None, "Where to write.", flag_values=FLAGS)
+
+    def main(arguments: list[str]) -> int | None: ...
+
+    if __name__ == "__main__":
+        command.run(main, FLAGS, usage=__doc__)
+
+Nothing here, and nothing at the top of a command module, may import JAX: `--help` has
+to answer at once.
+"""
+
+import os
+import pathlib
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from arniqa_jax import errors
+
+# Exit codes (INTERFACES.md); sysexits.h calls 75 "temporary failure, try again".
+SUCCESS = 0
+FAILURE = 1
+WRONG_USE = 2
+START_AGAIN = 75
+INTERRUPTED = 130
+
+
+def run(
+    main: Callable[[list[str]], int | None],
+    flag_values: flags.FlagValues,
+    *,
+    usage: str,
+) -> NoReturn:
+    """Parses the flags, runs `main` and exits with the code of INTERFACES.md.
+
+    Args:
+      main: receives the positional arguments; its return value is the exit code, `None`
+        is success. An `ArniqaError`, a full disk or Ctrl-C ends in one readable line.
+      flag_values: the flags of this command.
+      usage: the text of `--help`, above the list of flags.
+    """
+    _prepare_environment()
+    if {"--help", "-h", "-help"} & set(_before_double_dash(sys.argv[1:])):
+        print(f"{usage.strip()}\n\nFlags:\n{_describe_flags(flag_values)}")
+        sys.exit(SUCCESS)
+    try:
+        arguments = parse_flags(sys.argv, flag_values)
+        code = main(arguments)
+        # Where standard output is a full disk or a closed pipe, say so before the end.
+        sys.stdout.flush()
+    except errors.ArniqaError as error:
+        code = report(error, error.exit_code)
+    except KeyboardInterrupt:
+        code = report("stopped by Ctrl-C", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone: not an error worth a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except OSError as error:
+        # A full disk, a missing permission: the operating system names the file.
+        code = report(error, FAILURE)
+    sys.exit(code or SUCCESS)
+
+
+def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
+    """Returns the positional arguments of `argv` after parsing the flags in it.
+
+    Raises:
+      UsageError: an unknown flag, a misspelt or mistyped config field, a config file
+        that is missing or does not run.
+    """
+    try:
+        arguments = flag_values(argv)[1:]
+    except flags.Error as error:
+        # A config file that does not run brings its traceback: the last line says why.
+        message = str(error).strip()
+        first, _, rest = message.partition("Traceback (most recent call last)")
+        message = first + rest.splitlines()[-1] if rest else message
+        raise errors.UsageError(f"{message} (--help lists the flags)") from error
+    except (AttributeError, KeyError) as error:
+        raise errors.UsageError(_misspelt_field(error)) from error
+    except (ImportError, SyntaxError) as error:
+        raise errors.UsageError(f"--config cannot be read: {error}") from error
+    if "config" in flag_values and flag_values["config"].present:
+        # config_flags reports a file that is not there only when a field is read.
+        file = config_flags.get_config_filename(flag_values["config"])
+        if not pathlib.Path(file).is_file():
+            raise errors.UsageError(f"--config={file}: there is no such file")
+    # grain's worker processes read absl's global flags, which nothing else parses.
+    flags.FLAGS.mark_as_parsed()
+    return arguments
+
+
+def report(message: object, code: int) -> int:
+    """Prints one line on standard error and returns `code`."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def _prepare_environment() -> None:
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    # Read by JAX when it is imported. JAX_ENABLE_COMPILATION_CACHE=false is the switch.
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(cache / "arniqa_jax" / "compiled")
+    )
+
+
+def _before_double_dash(arguments: list[str]) -> list[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _describe_flags(flag_values: flags.FlagValues) -> str:
+    lines = []
+    for name in flag_values:
+        flag = flag_values[name]
+        default = "" if flag.default is None else f" (default: {flag.default})"
+        lines.append(f"  --{name}: {flag.help}{default}")
+    return "\n".join(lines)
+
+
+def _misspelt_field(error: Exception) -> str:
+    """Turns the message of ml_collections into one line that names the nearest field."""
+    text = str(error)
+    match = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    if match:
+        return f"the config has no field {match[2]!r}; did you mean {match[1]!r}?"
+    return f"the config has no field {text.strip(chr(34) + chr(39))!r}"
+
+
+def config_fields(config, prefix: str = "") -> dict[str, object]:
+    """Flattens a config: the dotted name of every leaf, with its value."""
+    fields = {}
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            fields |= config_fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+class _Formatter(logging.PythonFormatter):
+    """Time and message; the level only where it is not plain information."""
+
+    def format(self, record):
+        line = super(logging.PythonFormatter, self).format(record)
+        if record.levelno >= logging.converter.absl_to_standard(logging.WARNING):
+            time, _, message = line.partition(" ")
+            return f"{time} {record.levelname.lower()}: {message}"
+        return line
