@@ -134,7 +134,7 @@ def _describe_flags(flag_values: flags.FlagValues) -> str:
 
 
 def _misspelt_field(error: Exception) -> str:
-    """Turns the message of ml_collections into one line that names the nearest field."""
+    """One line out of the message of ml_collections, with the nearest name."""
     text = str(error)
     match = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
     if match:

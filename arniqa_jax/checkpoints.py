@@ -1,0 +1,186 @@
+"""Checkpoints of a run, through Orbax; the only module that knows its interface.
+
+A checkpoint is a directory `checkpoints/STEP` with two parts: `model` (`params` and
+`batch_stats`, what evaluation reads) and `training` (`step` and `opt_state`). Orbax
+writes it under another name and renames it when it is complete, so that a killed save
+leaves nothing that could be taken for a checkpoint.
+"""
+
+import importlib.metadata
+import logging as py_logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from arniqa_jax import errors
+from arniqa_jax.train_step import TrainState
+
+_policies = ocp.training.preservation_policies
+_PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+# Orbax tells about ten lines a save at INFO; and where a checkpoint is damaged, its
+# background tasks add tracebacks to the error that reaches us.
+logging.get_absl_logger().addFilter(
+    lambda record: record.levelno > py_logging.INFO or "orbax" not in record.pathname
+)
+py_logging.getLogger("asyncio").setLevel(py_logging.CRITICAL)
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last two, and the best by validation SRCC."""
+
+    def __init__(self, directory: os.PathLike, config: dict[str, Any]):
+        """Opens the directory and removes what killed saves have left in it.
+
+        Args:
+          directory: `checkpoints/` of a workdir, created where it is missing.
+          config: stored with each checkpoint, together with library versions.
+        """
+        self._directory = pathlib.Path(directory)
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        self._metadata = {"config": config, "versions": versions}
+        self._checkpointer = ocp.training.Checkpointer(
+            self._directory,
+            cleanup_tmp_directories=True,
+            preservation_policy=_policies.AnyPreservationPolicy(
+                [
+                    _policies.LatestN(2),
+                    _policies.BestN(
+                        get_metric_fn=_srcc, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the last complete checkpoint."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    @property
+    def best(self) -> int | None:
+        """The step with the highest validation SRCC; the last one without any."""
+        measured = [c for c in self._checkpointer.checkpoints if c.metrics is not None]
+        if not measured:
+            return self.latest
+        # Of equal ones the first, whatever the order in which they are listed.
+        return max(measured, key=lambda c: (_srcc(c.metrics), -c.step)).step
+
+    def save(self, state: TrainState, *, srcc: float | None = None) -> None:
+        """Starts writing a checkpoint; waits for the one before it.
+
+        Args:
+          state: copied before the call returns, so that it may be donated.
+          srcc: its validation SRCC, where it was measured.
+
+        Raises:
+          CheckpointError: this or the previous checkpoint could not be written.
+        """
+        try:
+            self._checkpointer.save_checkpointables_async(
+                int(state.step),
+                {
+                    "model": {
+                        "params": state.params,
+                        "batch_stats": state.batch_stats,
+                    },
+                    "training": {"step": state.step, "opt_state": state.opt_state},
+                },
+                force=True,
+                metrics=None if srcc is None else {"srcc": srcc},
+                custom_metadata=self._metadata,
+            )
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is complete on disk.
+
+        Raises:
+          CheckpointError: it could not be written; the one before it is intact.
+        """
+        try:
+            self._checkpointer.wait()
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from error
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Reads a checkpoint.
+
+        Args:
+          step: which one.
+          like: shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`).
+
+        Raises:
+          CheckpointError: it is damaged, or of another model or optimizer.
+        """
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        parts = _load(
+            self._directory / str(step),
+            {
+                "model": {"params": like.params, "batch_stats": like.batch_stats},
+                "training": {"step": like.step, "opt_state": like.opt_state},
+            },
+        )
+        return TrainState(**parts["model"], **parts["training"])
+
+    def close(self) -> None:
+        """Waits for what is being written and releases the directory."""
+        self._checkpointer.close()
+
+    def _not_written(self, error: Exception) -> errors.CheckpointError:
+        return errors.CheckpointError(
+            f"a checkpoint could not be written to {self._directory}: "
+            f"{_reason(error)}. Free some space or mend the permissions, and run the "
+            f"same command again: it resumes at step {self.latest or 0}"
+        )
+
+
+def load_variables(directory: os.PathLike, like: dict[str, Any]) -> dict[str, Any]:
+    """Reads `params` and `batch_stats` of one checkpoint onto the first device.
+
+    Args:
+      directory: `checkpoints/STEP`.
+      like: shapes and dtypes that are expected.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or of another model.
+    """
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), like
+    )
+    return _load(pathlib.Path(directory), {"model": like})["model"]
+
+
+def _srcc(metrics: dict[str, float]) -> float:
+    return metrics["srcc"]
+
+
+def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return ocp.load_checkpointables(directory, like)
+    except (OSError, ValueError, KeyError) as error:
+        raise errors.CheckpointError(
+            f"{directory} cannot be read as a checkpoint of this model: "
+            f"{_reason(error)}. Give a complete checkpoint of the same architecture, "
+            "or remove this directory to go on from the one before it"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause, without TensorStore's specification."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).partition(" [tensorstore_spec")[0].strip()
+    if "tree structures do not match" in text:
+        names = [line.rstrip(":") for line in text.splitlines()[1:] if line[:1] != " "]
+        return f"it has other parameters, first {names[0]}" if names else text
+    return text.splitlines()[0] if text else type(error).__name__

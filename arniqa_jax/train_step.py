@@ -1,0 +1,232 @@
+"""One step of pre-training, pure: (state, batch) -> (state, metrics, preview).
+
+Shapes: N pairs of photographs, each seen in 2 views (A and B) at 2 scales, so that a
+view has M = 2N crops and the loss sees 2M = 4N embeddings.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from arniqa_jax import degradation, sharding
+from arniqa_jax.model import losses, simclr
+
+# Pairs per device whose degraded crops a step hands out for the picture.
+PREVIEW_PAIRS = 4
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes; replicated on all devices.
+
+    Attributes:
+      step: number of updates made, int32 scalar.
+      params: parameters, float32.
+      batch_stats: running statistics of BatchNorm, float32.
+      opt_state: state of the optimizer.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Preview(NamedTuple):
+    """The first pairs of each device as the step saw them.
+
+    Attributes:
+      images: (n, 2 views, 2 scales, H, W, 3) uint8, degraded.
+      chains: the chains of these pairs.
+    """
+
+    images: jax.Array
+    chains: degradation.Chains
+
+
+def initial_state(
+    model: simclr.SimCLR, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The state before the first step, a function of the seed alone."""
+    # Any size will do: the shapes of the parameters do not depend on it.
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = model.init(jax.random.key(seed), images, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+    )
+
+
+def degrade(
+    key: jax.Array, batch: dict[str, jax.Array], **options
+) -> tuple[jax.Array, Preview]:
+    """Gives each pair its chain; both views and both scales go through the same one.
+
+    The randomness of a pair depends on `key` and its own seed only, not on its place in
+    the batch, so that any division over devices and processes gives the same images.
+
+    Args:
+      key: the key of the run.
+      batch: `images` (N, 2, 2, H, W, 3) uint8 and `seed` (N,) uint32.
+      **options: of `degradation.draw_chains`, and `tile` of `apply_chains`.
+
+    Returns:
+      Crops (N, 2, 2, H, W, 3) float32 in [0, 1], and the preview.
+    """
+    tile = options.pop("tile")
+    images = batch["images"]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["seed"])
+    chain_keys, crop_keys = (
+        jax.vmap(jax.random.fold_in, (0, None))(keys, use) for use in (0, 1)
+    )
+    chains = degradation.draw_chains(chain_keys, **options)
+    crops = images.reshape(len(images), 4, *images.shape[3:]).astype(jnp.float32) / 255
+    crops = degradation.apply_chains(crop_keys, crops, chains, tile=tile)
+    crops = crops.reshape(images.shape)
+    preview = Preview(
+        images=jnp.round(crops[:PREVIEW_PAIRS] * 255).astype(jnp.uint8),
+        chains=jax.tree.map(lambda x: x[:PREVIEW_PAIRS], chains),
+    )
+    return crops, preview
+
+
+def make_step(
+    model: simclr.SimCLR,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    *,
+    seed: int,
+    temperature: float,
+    accumulation: int,
+    degradation_options: dict[str, Any],
+) -> Callable:
+    """Compiles the step for a mesh: state replicated, batch divided, state donated.
+
+    Args:
+      model: the module.
+      optimizer: its learning rate is `schedule`.
+      schedule: for the metric `learning_rate`.
+      mesh: of all devices, one axis `data`.
+      seed: of the run, for the degradations.
+      temperature: of NT-Xent.
+      accumulation: number of chunks the batch is embedded in, see `_gradients`.
+      degradation_options: see `degrade`.
+
+    Returns:
+      step(state, batch) -> (state, metrics, preview). The metrics are float32 scalars:
+      `loss`, `learning_rate`, `grad_norm`, `alignment`, `uniformity`, and `nonfinite`,
+      the share of gradient values that are not finite.
+    """
+
+    def degrade_shard(batch):
+        return degrade(jax.random.key(seed), batch, **degradation_options)
+
+    def step(state: TrainState, batch):
+        # No communication: each device degrades its own pairs.
+        crops, preview = jax.shard_map(
+            degrade_shard, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+        )(batch)
+        # Full- and half-scale crops of a pair stay neighbours (M = N x 2 by a plain
+        # reshape): another order would send images between devices.
+        view_a, view_b = (
+            crops[:, view].reshape(-1, *crops.shape[3:]) for view in (0, 1)
+        )
+        loss, (a, b, batch_stats), grads = _gradients(
+            model, state, view_a, view_b, temperature, accumulation
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "grad_norm": optax.tree.norm(grads),
+            "alignment": losses.alignment(a, b),
+            "uniformity": losses.uniformity(jnp.concatenate([a, b])),
+            "nonfinite": _share_nonfinite(grads),
+        }
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics, preview
+
+    everywhere, over_batch = sharding.replicated(mesh), sharding.over_batch(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, over_batch),
+        out_shardings=(everywhere, everywhere, over_batch),
+        donate_argnums=0,
+    )
+
+
+def _gradients(model, state: TrainState, view_a, view_b, temperature, accumulation):
+    """Loss, (embeddings A, embeddings B, batch statistics) and gradients.
+
+    With `accumulation` chunks, the batch is embedded chunk by chunk, the loss is that
+    of all embeddings together, and a second pass brings its gradient back through each
+    chunk (Gao et al., "GradCache", 2021), so that activations of one chunk are alive
+    at a time and every negative counts. BatchNorm then sees a chunk, not the batch.
+    """
+
+    def embed(params, batch_stats, view_a, view_b):
+        a, b, batch_stats = simclr.embed_views(
+            model, params, batch_stats, view_a, view_b
+        )
+        return (a, b), batch_stats
+
+    if accumulation == 1:
+
+        def loss_fn(params):
+            (a, b), batch_stats = embed(params, state.batch_stats, view_a, view_b)
+            return losses.nt_xent(a, b, temperature), (a, b, batch_stats)
+
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return loss, aux, grads
+
+    def split(x):
+        # By pairs, so that both scales of a pair share a chunk; and every chunk takes
+        # its pairs from all devices, so that no image changes its device.
+        pairs = x.reshape(-1, accumulation, 2, *x.shape[1:])
+        return jnp.moveaxis(pairs, 1, 0).reshape(accumulation, -1, *x.shape[1:])
+
+    def join(chunks):
+        pairs = chunks.reshape(accumulation, -1, 2, *chunks.shape[2:])
+        return jnp.moveaxis(pairs, 0, 1).reshape(-1, *chunks.shape[2:])
+
+    chunks = (split(view_a), split(view_b))
+
+    def embed_chunk(batch_stats, chunk):
+        z, batch_stats = embed(state.params, batch_stats, *chunk)
+        return batch_stats, z
+
+    batch_stats, z_chunks = jax.lax.scan(embed_chunk, state.batch_stats, chunks)
+    a, b = (join(z) for z in z_chunks)
+    loss, z_grads = jax.value_and_grad(losses.nt_xent, (0, 1))(a, b, temperature)
+
+    def pull_back(grads, chunk_and_gradient):
+        chunk, z_grad = chunk_and_gradient
+        _, vjp = jax.vjp(
+            lambda params: embed(params, state.batch_stats, *chunk)[0], state.params
+        )
+        return jax.tree.map(jnp.add, grads, vjp(z_grad)[0]), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    chunk_grads = tuple(split(g) for g in z_grads)
+    grads, _ = jax.lax.scan(pull_back, zeros, (chunks, chunk_grads))
+    return loss, (a, b, batch_stats), grads
+
+
+def _share_nonfinite(tree) -> jax.Array:
+    leaves = jax.tree.leaves(tree)
+    # Integers: a float32 sum over 25 M values would round.
+    bad = sum(jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves)
+    return bad / sum(leaf.size for leaf in leaves)

@@ -1,0 +1,112 @@
+"""The directory of a run: where everything lies, its config, and who may write.
+
+config.json  metrics.jsonl  events.*  checkpoints/  pictures/  features/  results/
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from arniqa_jax import command, errors
+
+# What may differ when a run is resumed; everything else changes what is computed.
+_MAY_CHANGE = ("data.root", "data.workers", "log.", "evaluation.")
+_MAY_GROW = ("train.steps", "train.epochs")
+
+
+class Workdir:
+    """Paths and bookkeeping of one run.
+
+    Attributes:
+      path: the directory; created where it is missing.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path).absolute()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    features = property(lambda self: self.path / "features")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    pictures = property(lambda self: self.path / "pictures")
+    results = property(lambda self: self.path / "results")
+    config = property(lambda self: self.path / "config.json")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the directory; the lock of a process that died is free by itself.
+
+        Raises:
+          ArniqaError: another run holds it.
+        """
+        with open(self.path / ".lock", "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise errors.ArniqaError(
+                    f"{self.path} is in use by another run; wait for it, end it, or "
+                    "choose another --workdir"
+                ) from None
+            yield
+
+    def settle_config(self, config: ConfigDict) -> None:
+        """Writes the config of a new run, or compares it with that of the old one.
+
+        Raises:
+          UsageError: a field differs that may not; all of them are listed.
+        """
+        fields = command.config_fields(config)
+        if self.config.exists():
+            self._compare(command.config_fields(read_config(self.path)), fields)
+        write_aside(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:
+        differing = [
+            f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+            and not name.startswith(_MAY_CHANGE)
+            and not (name in _MAY_GROW and new[name] > old[name])
+        ]
+        if differing:
+            raise errors.UsageError(
+                f"{self.path} holds a run of another config: {'; '.join(differing)}. "
+                "Set these fields back, or choose another --workdir"
+            )
+
+
+def read_config(path: str | os.PathLike) -> ConfigDict:
+    """Reads the config of the run in the directory `path`.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    file = pathlib.Path(path) / "config.json"
+    try:
+        return ConfigDict(json.loads(file.read_text())).lock()
+    except FileNotFoundError:
+        raise errors.CheckpointError(
+            f"{path} holds no run: expected {file.name} in it, as "
+            "`python -m arniqa_jax.main --workdir=...` writes it"
+        ) from None
+    except ValueError as error:
+        raise errors.CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def write_aside(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file so that it is there whole or not at all, even on a full disk."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = content.encode() if isinstance(content, str) else content
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
