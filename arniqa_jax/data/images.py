@@ -1,0 +1,143 @@
+"""Decoding image files; the only place of the package that does so."""
+
+import contextlib
+import io
+import os
+import threading
+import warnings
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from arniqa_jax.errors import ImageError
+
+MAX_PIXELS = 200_000_000
+
+_ORIENTATION = 0x0112  # the EXIF tag
+# EXIF orientation -> exchange rows and columns, then reverse rows, reverse columns.
+_TURNS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def decode_image(
+    file: str | os.PathLike | bytes | BinaryIO,
+    *,
+    apply_orientation: bool,
+    name: str | None = None,
+) -> np.ndarray:
+    """Decodes one image of any mode that Pillow reads.
+
+    16-bit gray is scaled to 8 bits by its range (65535 becomes 255), floating point by
+    0..1 or, where it goes beyond 1, 0..255; transparency lies over black; of an
+    animation the first frame is taken. Pillow's warnings are not shown.
+
+    Args:
+      file: a path, the encoded bytes or an open binary file.
+      apply_orientation: turn the image as its EXIF tag says.
+      name: what to call it in an error; a path by default.
+
+    Returns:
+      uint8 (H, W, 3), RGB.
+
+    Raises:
+      ImageError: empty, not an image, truncated, beyond `MAX_PIXELS` or unreadable; the
+        message begins with the name.
+    """
+    if name is None:
+        is_path = isinstance(file, str | os.PathLike)
+        name = os.fspath(file) if is_path else getattr(file, "name", "image")
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with _quiet_pillow, Image.open(stream) as image:
+            image.load()
+            pixels = _to_rgb(image)
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:
+        # Decoders raise whatever the damage makes of them (OSError, SyntaxError,
+        # struct.error, IndexError ...), and one bad file must not end a long run.
+        raise ImageError(f"{name}: {_reason(error, stream)}") from error
+    if apply_orientation and orientation in _TURNS:
+        exchange, *reverse = _TURNS[orientation]
+        pixels = pixels.swapaxes(0, 1) if exchange else pixels
+        pixels = np.flip(pixels, np.flatnonzero(reverse))
+    return np.ascontiguousarray(pixels)
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        limit = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
+        if not (values.min() >= 0 and values.max() <= limit):
+            raise ValueError(
+                f"values from {values.min():g} to {values.max():g} have no known range"
+            )
+        gray = np.rint(values * (255 / limit)).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _reason(error: Exception, stream: str | os.PathLike | BinaryIO) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS // 10**6} million pixels"
+    if isinstance(error, UnidentifiedImageError):
+        is_path = isinstance(stream, str | os.PathLike)
+        empty = not (
+            os.path.getsize(stream) if is_path else stream.seek(0, io.SEEK_END)
+        )
+        return "empty file" if empty else "not an image, or of no format that we read"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, OSError) and error.strerror:
+        return f"unreadable: {error.strerror}"
+    if "truncated" in str(error).lower():
+        return f"truncated: {one_line(error)}"
+    return f"unreadable: {one_line(error)}"
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _QuietPillow(contextlib.AbstractContextManager):
+    """Our limit of pixels and no warnings, as long as any thread is decoding.
+
+    Both settings belong to the process, so they are made by the first thread that
+    enters and undone by the last that leaves.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._threads = 0
+
+    def __enter__(self):
+        with self._lock:
+            if not self._threads:
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._limit = Image.MAX_IMAGE_PIXELS
+                # Pillow warns from its limit on, and refuses from twice that on.
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+            self._threads += 1
+
+    def __exit__(self, *exception):
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                Image.MAX_IMAGE_PIXELS = self._limit
+                self._warnings.__exit__(*exception)
+
+
+_quiet_pillow = _QuietPillow()

@@ -1,0 +1,61 @@
+"""TFDS builder of KADIS-700k's pristine photographs; importing it registers it.
+
+A module of its own, because a builder must be importable under its own name, which the
+module of a running command (`__main__`) is not.
+"""
+
+import os
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from arniqa_jax.data import images
+from arniqa_jax.errors import ImageError
+
+
+class Kadis700k(tfds.core.GeneratorBasedBuilder):
+    """The PNG files of `ref_imgs`, unchanged, as one `train` split in file order."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Download KADIS-700k from its authors (https://database.mmsp-kn.de) and unpack "
+        "it; manual_dir is the folder that holds ref_imgs."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="140,000 pristine photographs, 512 x 384, for pre-training.",
+            homepage="https://database.mmsp-kn.de/kadid-10k-database.html",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format="png"
+                    ),
+                    "file": tfds.features.Text(),
+                }
+            ),
+            # The order of the files, and no sorting of 50 GB on the disk.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        return {"train": self._generate_examples(dl_manager.manual_dir / "ref_imgs")}
+
+    def _generate_examples(self, folder) -> Iterator[tuple[int, dict[str, str]]]:
+        written = skipped = 0
+        for file in sorted(os.listdir(folder)):
+            if file.startswith(".") or not file.lower().endswith(".png"):
+                continue
+            path = os.path.join(folder, file)
+            try:
+                images.decode_image(path, apply_orientation=False)
+            except ImageError as error:
+                logging.warning("Left out: %s", error)
+                skipped += 1
+                continue
+            # A path: TFDS then stores the file's own bytes, and needs no TensorFlow.
+            yield written, {"image": path, "file": file}
+            written += 1
+        logging.info("%d photographs written, %d left out.", written, skipped)
