@@ -1,0 +1,38 @@
+"""Distorting images on the accelerator: 24 distortions, and chains of them.
+
+Images are RGB float32 (..., H, W, 3) in [0, 1] everywhere in this package. The names
+below load when they are first used, so that importing the package does not load JAX.
+"""
+
+import importlib
+
+_HOMES = {
+    "CATALOGUE": "catalogue",
+    "Distortion": "catalogue",
+    "distort": "catalogue",
+    "Chains": "chain",
+    "apply_chains": "chain",
+    "describe": "chain",
+    "draw_chains": "chain",
+}
+
+__all__ = [
+    "CATALOGUE",
+    "Chains",
+    "Distortion",
+    "apply_chains",
+    "describe",
+    "distort",
+    "draw_chains",
+]
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return getattr(module, name)
+
+
+def __dir__():
+    return sorted(__all__)

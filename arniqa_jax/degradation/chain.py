@@ -1,0 +1,217 @@
+"""Chains of distortions: how they are drawn, and how a batch of them runs.
+
+Every sample of a batch has a chain of its own. `vmap` of `lax.switch` would run all 24
+distortions on every sample; here, as in a mixture of experts, each position of the
+chains is dispatched: the samples are ordered by distortion, and tiles of up to `tile`
+samples with the same distortion go through `lax.switch`, once per tile. Levels stay
+data, so there are 24 branches and not 120, and they are compiled once, inside a loop
+over the positions and one over the tiles.
+
+What the tile size costs and gains: a tile that its distortion does not fill runs with
+its first sample repeated, so larger tiles waste more; and each tile pays one branch,
+some tens of kernel launches on a GPU, so smaller tiles leave more of a wide machine
+idle. Two samples of a batch rarely share their distortion (at N samples, each position
+has about 0.6 N distortions to do over 24 kinds). On a CPU, and on a TPU core, which
+fill up with the few crops of one sample, 1 wastes nothing and is best (CPU: measured,
+benchmarks/degradation.py; TPU: by construction). On a GPU nothing was measured; 4 is
+the guess there.
+
+Everything is a function of the sample and its key alone: results do not depend on the
+batch, on the tile size or on the number of devices, and inside `shard_map` nothing
+communicates.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arniqa_jax import errors
+from arniqa_jax.degradation.catalogue import CATALOGUE, NUM_LEVELS, check_images
+
+_DISTORTIONS = tuple(CATALOGUE.values())
+_GROUPS = tuple(dict.fromkeys(distortion.group for distortion in _DISTORTIONS))
+_GROUP_SIZES = np.array(
+    [sum(d.group == group for d in _DISTORTIONS) for group in _GROUPS]
+)
+_GROUP_STARTS = np.cumsum(_GROUP_SIZES) - _GROUP_SIZES
+# The standard deviation of the level index, of a normal cut at 0.
+_LEVEL_DEVIATION = 2.5
+# `draw_chains` and `apply_chains` may be given the same keys: drawing uses this stream,
+# applying those of the chain's positions, 0, 1, ...
+_DRAWING_STREAM = 2**31
+_GPU_TILE = 4
+
+
+class Chains(NamedTuple):
+    """One chain per sample.
+
+    Attributes:
+      ops: int32 (N, max_distortions), row numbers of the catalogue in the order of
+        application; -1 is none.
+      levels: int32 (N, max_distortions), level indices from 0.
+    """
+
+    ops: jax.Array
+    levels: jax.Array
+
+
+def draw_chains(
+    keys,
+    *,
+    max_distortions: int = 4,
+    num_levels: int = NUM_LEVELS,
+    pristine_prob: float = 0.05,
+) -> Chains:
+    """Draws one chain for each of the keys (N,).
+
+    With probability `pristine_prob` a chain is empty. Otherwise its length is uniform
+    in 1..max_distortions, its groups are drawn without replacement, the distortion
+    uniformly in each group, and level index i with probability proportional to
+    exp(-i^2 / (2 * 2.5^2)).
+
+    Raises:
+      UsageError: `max_distortions` outside 1..7, `num_levels` outside 1..5, or
+        `pristine_prob` outside [0, 1].
+    """
+    for name, value, low, high in (
+        ("max_distortions", max_distortions, 1, len(_GROUPS)),
+        ("num_levels", num_levels, 1, NUM_LEVELS),
+        ("pristine_prob", pristine_prob, 0, 1),
+    ):
+        if not low <= value <= high:
+            raise errors.UsageError(f"{name} must be in {low}..{high}, got {value}")
+
+    def draw(key):
+        keys = jax.random.split(jax.random.fold_in(key, _DRAWING_STREAM), 5)
+        pristine = jax.random.uniform(keys[0]) < pristine_prob
+        length = jax.random.randint(keys[1], (), 1, max_distortions + 1)
+        groups = jax.random.permutation(keys[2], len(_GROUPS))[:max_distortions]
+        sizes, starts = jnp.array(_GROUP_SIZES), jnp.array(_GROUP_STARTS)
+        within = jax.random.randint(keys[3], groups.shape, 0, sizes[groups])
+        logits = -jnp.square(jnp.arange(num_levels) / _LEVEL_DEVIATION) / 2
+        levels = jax.random.categorical(keys[4], logits, shape=groups.shape)
+        used = (jnp.arange(max_distortions) < length) & ~pristine
+        ops = jnp.where(used, starts[groups] + within, -1)
+        return Chains(ops.astype(jnp.int32), jnp.where(used, levels, 0))
+
+    return jax.vmap(draw)(keys)
+
+
+def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
+    """Runs each sample's chain over all its crops.
+
+    The crops of a sample share distortions and levels; angles, noise and positions are
+    drawn for each crop by itself.
+
+    Args:
+      keys: (N,) random keys, one per sample; those of `draw_chains` may be used again.
+      images: float32 (N, V, H, W, 3), the V crops of each sample, RGB in [0, 1]; at
+        least 48x48 pixels, so that every distortion can run.
+      chains: of `draw_chains`.
+      tile: samples of one distortion that go through it together; 0 chooses by
+        backend. It changes the speed alone.
+
+    Returns:
+      Degraded crops, of the shape of `images`, in [0, 1].
+
+    Raises:
+      UsageError: at trace time, for arrays that do not fit this description.
+    """
+    check_images(images, _DISTORTIONS)
+    samples = len(keys)
+    if images.ndim != 5 or len(images) != samples or chains.ops.shape[0] != samples:
+        raise errors.UsageError(
+            f"{samples} keys need images of shape ({samples}, crops, height, width, 3) "
+            f"and as many chains, got {images.shape} and {chains.ops.shape}"
+        )
+    if tile < 0:
+        raise errors.UsageError(f"tile must be 0 or more, got {tile}")
+    if tile == 0:
+        tile = _GPU_TILE if jax.default_backend() == "gpu" else 1
+    return _apply(keys, images, chains, tile=min(tile, max(samples, 1)))
+
+
+class _Tiles(NamedTuple):
+    """One position of the chains, cut into tiles.
+
+    Attributes:
+      count: (), how many tiles there are; the rows of the arrays from there on are
+        unused.
+      ops: (T,) the distortion of each tile.
+      rows: (T, tile) its samples; a short tile repeats its first one.
+    """
+
+    count: jax.Array
+    ops: jax.Array
+    rows: jax.Array
+
+
+def _plan(ops_N, tile: int) -> _Tiles:
+    """Orders the samples by distortion and cuts each distortion into tiles."""
+    kinds = len(_DISTORTIONS)
+    order = jnp.argsort(jnp.where(ops_N < 0, kinds, ops_N), stable=True)
+    counts = jnp.bincount(jnp.where(ops_N < 0, kinds, ops_N), length=kinds + 1)[:kinds]
+    first_row = jnp.cumsum(counts) - counts
+    tiles = -(-counts // tile)
+    last_tile = jnp.cumsum(tiles)
+    room = min(len(ops_N), len(ops_N) // tile + kinds)
+    index = jnp.arange(room)
+    ops = jnp.minimum(jnp.searchsorted(last_tile, index, side="right"), kinds - 1)
+    start = (index - (last_tile - tiles)[ops]) * tile
+    within = start[:, None] + jnp.arange(tile)[None, :]
+    within = jnp.where(within < counts[ops][:, None], within, start[:, None])
+    rows = order[jnp.minimum(first_row[ops][:, None] + within, len(ops_N) - 1)]
+    return _Tiles(last_tile[-1], ops, rows)
+
+
+@functools.partial(jax.jit, static_argnames="tile")
+def _apply(keys, images, chains, *, tile):
+    def branch(distortion):
+        def run(keys, images, levels):
+            if tile > 1:
+                return jax.vmap(distortion)(keys, images, levels)
+            # Without vmap a branch keeps slices where it would get gathers.
+            return distortion(keys[0], images[0], levels[0])[None]
+
+        return run
+
+    branches = [branch(distortion) for distortion in _DISTORTIONS]
+
+    def run_position(position, images):
+        plan = jax.tree.map(lambda leaf: leaf[position], plans)
+
+        def run_tile(index, images):
+            rows = plan.rows[index]
+            here = jax.vmap(jax.random.fold_in, (0, None))(keys[rows], position)
+            crops = images[rows]
+            levels = chains.levels[rows, position]
+            out = jax.lax.switch(plan.ops[index], branches, here, crops, levels)
+            # Repeated rows write the same values again.
+            for place in range(tile):
+                images = jax.lax.dynamic_update_index_in_dim(
+                    images, out[place], rows[place], 0
+                )
+            return images
+
+        return jax.lax.fori_loop(0, plan.count, run_tile, images)
+
+    plans = jax.vmap(functools.partial(_plan, tile=tile), in_axes=1)(chains.ops)
+    return jax.lax.fori_loop(0, chains.ops.shape[1], run_position, images)
+
+
+def describe(ops, levels) -> str:
+    """One line for one chain, such as `jpeg 3, white_noise 1`; levels from 1.
+
+    Args:
+      ops: (max_distortions,) a row of `Chains.ops`, on the host.
+      levels: (max_distortions,) the same row of `Chains.levels`.
+    """
+    steps = [
+        f"{_DISTORTIONS[op].name} {level + 1}"
+        for op, level in zip(np.asarray(ops), np.asarray(levels), strict=True)
+        if op >= 0
+    ]
+    return ", ".join(steps) or "pristine"
