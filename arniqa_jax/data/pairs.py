@@ -1,0 +1,363 @@
+"""Batches of crop pairs from photographs, by grain.
+
+A batch is a dictionary of NumPy arrays, rows first:
+
+    images   uint8  (N, 2 views, 2 scales, size, size, 3); scales are full, half
+    seed     uint32 (N,), new for each pair and epoch
+    record   int64  (N, 2), the photographs of the two views
+    skipped  int32  (N, 2), unreadable photographs passed over to reach those
+
+What a batch holds depends on the seed and the step alone: each global batch is planned
+first (which photographs, which seed; a few numbers per pair), then every process loads
+its rows of the plan. The number of processes and workers changes nothing, and a run
+resumes at any step by slicing the plan.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from arniqa_jax.data import crops
+from arniqa_jax.data.photos import PhotoSource
+from arniqa_jax.errors import ArniqaError, DatasetError, ImageError, UsageError
+
+PAIRINGS = ("independent", "rolled")
+# Decoded photographs that a process keeps: a small set then stays decoded, and `rolled`
+# finds the photograph of the row before.
+_CACHE_BYTES = 128 * 2**20
+
+
+def pair_batches(
+    source: PhotoSource,
+    *,
+    seed: int,
+    patch_size: int,
+    batch_size: int,
+    start_step: int = 0,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    pairing: str = "independent",
+    max_bad_share: float = 0.05,
+) -> "PairBatches":
+    """Batches without end, from `start_step` on; loading begins at once.
+
+    View A runs over the photographs in an order drawn anew each epoch. View B is
+    another photograph: drawn uniformly (`independent`), or that of the next row of the
+    global batch (`rolled`), which needs one decoding per pair instead of two. Crops are
+    always drawn independently.
+
+    An unreadable photograph is replaced by the next readable one.
+
+    Args:
+      source: at least two photographs; pickled for the workers.
+      seed: everything random derives from it.
+      patch_size: side of a crop in pixels.
+      batch_size: pairs over all processes, a multiple of `process_count`.
+      start_step: batches to leave out at the start.
+      workers: processes that load; 0 loads in a thread of this one. A script that uses
+        workers needs the usual `if __name__ == "__main__"`.
+      process_index, process_count: this process among those that train together. Its
+        rows are a contiguous block of the global batch.
+      pairing: one of `PAIRINGS`.
+      max_bad_share: unreadable share of the photographs that is borne.
+
+    Returns:
+      An iterator; to be closed, which ends the workers.
+
+    Raises:
+      UsageError: an argument is out of its range.
+      DatasetError: (by the iterator) more photographs in a row are unreadable than
+        `max_bad_share` of all, or no two are readable.
+    """
+    if pairing not in PAIRINGS:
+        raise UsageError(
+            f"data.pairing={pairing!r} is unknown: expected {' or '.join(PAIRINGS)}"
+        )
+    if batch_size < 1 or batch_size % process_count:
+        raise UsageError(
+            f"train.batch_size={batch_size} has to be a positive multiple of the "
+            f"number of processes, {process_count}"
+        )
+    if workers < 0 or patch_size < 1 or not 0 <= max_bad_share <= 1:
+        raise UsageError(
+            f"expected data.workers >= 0, data.patch_size >= 1 and data.max_bad_share "
+            f"in 0..1, found {workers}, {patch_size} and {max_bad_share}"
+        )
+    rows = batch_size // process_count
+    load = _Loader(
+        source,
+        patch_size=patch_size,
+        rows=slice(process_index * rows, (process_index + 1) * rows),
+        pairing=pairing,
+        max_bad_share=max_bad_share,
+    )
+    dataset = (
+        grain.MapDataset.range(len(source))
+        .seed(seed)
+        .shuffle()
+        .random_map(functools.partial(_plan_pair, number=len(source)))
+        .repeat()
+        # Batches of the MapDataset, not of the iterator: only these are the same for
+        # any number of workers, and can be sliced to resume.
+        .batch(batch_size, drop_remainder=True)
+        .map(load)[start_step:]
+        # The buffer counts batches; grain's default of 500 takes gigabytes.
+        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            # grain reads absl's flags, which only `app.run` parses: not a notebook.
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers),
+            worker_init_fn=_start_watchdog,
+        )
+    return PairBatches(iter(dataset))
+
+
+class PairBatches(Iterator[dict[str, np.ndarray]]):
+    """The iterator of `pair_batches`; also a context manager that closes it."""
+
+    def __init__(self, batches):
+        self._batches = batches
+        # The first batch is fetched in a thread, which starts the workers while the
+        # caller compiles. Threads and processes inherit the blocked signals: Ctrl-C at
+        # a terminal, or a scheduler's SIGTERM, reaches the whole group, but only the
+        # main process is to act on it; it ends the workers when it has saved.
+        threads = concurrent.futures.ThreadPoolExecutor(1, "first-batch")
+        with _signals_blocked():
+            self._first = threads.submit(next, batches)
+        threads.shutdown(wait=False)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        try:
+            if self._first is None:
+                return next(self._batches)
+            first, self._first = self._first, None
+            return first.result()
+        except ArniqaError:
+            self.close()
+            raise
+        except RuntimeError as error:
+            self.close()
+            # What grain says when the system has killed a worker.
+            raise ArniqaError(
+                f"a data worker ended unexpectedly ({error}): if memory ran out, lower "
+                "data.workers or train.batch_size"
+            ) from error
+
+    def __enter__(self) -> "PairBatches":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers; waits for the batches they are loading."""
+        if self._first is not None:
+            concurrent.futures.wait([self._first])
+        self._batches.close()
+
+
+class BadPhotographs:
+    """Keeps count of the unreadable photographs that batches passed over."""
+
+    def __init__(self, source: PhotoSource, max_bad_share: float):
+        self._source = source
+        self._max_bad_share = max_bad_share
+        self._reasons: dict[int, str] = {}
+
+    def update(self, batch: dict[str, np.ndarray]) -> int:
+        """Names each bad photograph once in the log.
+
+        Returns:
+          How often this batch met one.
+
+        Raises:
+          DatasetError: the distinct ones exceed `max_bad_share` of all.
+        """
+        for row, view in np.argwhere(batch["skipped"]):
+            # The partner may lie among those passed over; it is not a bad one.
+            partner = batch["record"][row, 0] if view else None
+            index, left = batch["record"][row, view], batch["skipped"][row, view]
+            while left:
+                index = (index - 1) % len(self._source)
+                if index != partner:
+                    left -= 1
+                    self._add(int(index))
+        return int(batch["skipped"].sum())
+
+    def _add(self, index: int) -> None:
+        if index in self._reasons:
+            return
+        try:
+            self._source[index]
+            reason = f"{self._source.name(index)}: was unreadable for a moment"
+        except ImageError as error:
+            reason = str(error)
+        self._reasons[index] = reason
+        logging.warning("Replaced by the next photograph: %s", reason)
+        if len(self._reasons) > _allowed(self._source, self._max_bad_share):
+            raise _too_many(
+                self._source,
+                self._max_bad_share,
+                len(self._reasons),
+                next(iter(self._reasons.values())),
+            )
+
+
+def _allowed(source: PhotoSource, max_bad_share: float) -> int:
+    # Rounded first: 0.29 * 100 is 28.999999999999996.
+    return math.floor(round(max_bad_share * len(source), 6))
+
+
+def _too_many(
+    source: PhotoSource, max_bad_share: float, bad: int, first: str
+) -> DatasetError:
+    return DatasetError(
+        f"unreadable: {bad} of the {len(source)} photographs met so far, more than "
+        f"data.max_bad_share={max_bad_share:g} allows; the first: {first}. Repair or "
+        "remove them, or raise data.max_bad_share"
+    )
+
+
+def _plan_pair(record: int, rng: np.random.Generator, *, number: int) -> dict:
+    """Which photographs a pair is made of, and the seed of all that is random in it."""
+    seed = rng.integers(2**32, dtype=np.uint32)
+    # Never the record itself.
+    partner = (record + 1 + int(rng.integers(number - 1))) % number
+    return {"record": record, "partner": partner, "seed": seed}
+
+
+class _Loader:
+    """Turns the plan of a global batch into this process's rows of it; picklable."""
+
+    def __init__(
+        self,
+        source: PhotoSource,
+        *,
+        patch_size: int,
+        rows: slice,
+        pairing: str,
+        max_bad_share: float,
+    ):
+        self._source = source
+        self._patch_size = patch_size
+        self._rows = rows
+        self._pairing = pairing
+        self._max_bad_share = max_bad_share
+        self._cache = collections.OrderedDict()
+        self._cached_bytes = 0
+
+    def __call__(self, plan: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        records, partners = plan["record"], plan["partner"]
+        if self._pairing == "rolled":
+            partners = _roll(records, partners)
+        pairs = [
+            self._load(int(records[row]), int(partners[row]), int(plan["seed"][row]))
+            for row in range(len(records))[self._rows]
+        ]
+        images, used, skipped = zip(*pairs, strict=True)
+        return {
+            "images": np.stack(images),
+            "seed": plan["seed"][self._rows],
+            "record": np.array(used, np.int64),
+            "skipped": np.array(skipped, np.int32),
+        }
+
+    def _load(self, record: int, partner: int, seed: int):
+        """Crops (2 views, 2 scales, size, size, 3), records and skips of one pair."""
+        rng = np.random.default_rng(seed)
+        record, skipped_record, scales_record = self._readable(record)
+        partner, skipped_partner, scales_partner = self._readable(partner, but=record)
+        images = [
+            [crops.random_crop(rng, image, self._patch_size) for image in scales]
+            for scales in (scales_record, scales_partner)
+        ]
+        return images, (record, partner), (skipped_record, skipped_partner)
+
+    def _readable(self, start: int, but: int | None = None):
+        """The first readable photograph from `start` on: index, skips, two scales."""
+        first, skipped, number = "", 0, len(self._source)
+        for index in range(start, start + number):
+            index %= number
+            if index == but:
+                continue
+            try:
+                return index, skipped, self._scales(index)
+            except ImageError as error:
+                first = first or str(error)
+                skipped += 1
+            # So many in a row are so many of all.
+            if skipped > _allowed(self._source, self._max_bad_share):
+                raise _too_many(self._source, self._max_bad_share, skipped, first)
+        raise DatasetError(
+            f"of {number} photographs no two are readable; the first bad one: {first}"
+        )
+
+    def _scales(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The photograph and its half-scale version, from the cache if they are there.
+
+        Only one thread loads (`num_threads=1`), so the cache needs no lock.
+        """
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        image = self._source[index]
+        scales = self._cache[index] = (image, crops.half_scale(image))
+        self._cached_bytes += sum(scale.nbytes for scale in scales)
+        while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= sum(scale.nbytes for scale in oldest)
+        return scales
+
+
+def _roll(records: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The next row's photograph; the one drawn where no row has another photograph.
+
+    A batch that reaches into the next epoch can hold a photograph twice, so "next" is
+    the next row with another one.
+    """
+    partners = drawn.copy()
+    for row, record in enumerate(records):
+        following = np.roll(records, -row - 1)
+        others = following[following != record]
+        if len(others):
+            partners[row] = others[0]
+    return partners
+
+
+@contextlib.contextmanager
+def _signals_blocked():
+    blocked = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_watchdog(worker_index: int, worker_count: int) -> None:
+    """Ends a worker whose parent was killed and could not end it."""
+    del worker_index, worker_count  # grain passes them
+    threading.Thread(target=_end_with_parent, daemon=True, name="watchdog").start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process().pid
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
