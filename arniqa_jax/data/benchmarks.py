@@ -1,0 +1,370 @@
+"""The labelled datasets: one table of what is known about each, and opening them.
+
+`open_benchmark("live", root)` finds the folder of the dataset under `root` in any
+letter case, reads the label file of its owner or the unified table, finds every image,
+checks the whole against the published figures and attaches the splits. Nothing is
+decoded here.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from absl import logging
+
+from arniqa_jax import errors
+from arniqa_jax.data import labels, matching, splits, synthetic
+from arniqa_jax.data.labelled import (
+    AUTHENTIC,
+    CUSTOM,
+    SYNTHETIC,
+    Benchmark,
+    ImageFiles,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Specification:
+    """What is published about a dataset.
+
+    Attributes:
+      title: name in tables; also of its folder, in any letter case.
+      kind: synthetic or authentic; the averages of the tables go by it.
+      images: published number of distorted images.
+      label_file: path below the folder, as its owner distributes it.
+      read: reader of `label_file`.
+      unified_file: name of the unified table.
+      higher_is_better: False for DMOS.
+      score_range: scale of the public score; scores may leave it.
+      source: where the files come from, for error messages.
+      image_components: how many last components of a path identify an image.
+      image_folders: where an image lies in several folders, the first one holds.
+      distortion: type, group and level from the path of an image.
+      shorter_side: images are resized to it first, in pixels.
+      unified_range: scale of the scores in the unified table, where it differs.
+      unified_order: whether the unified table has the rows of the official splits.
+      averaged: whether the published averages hold this dataset.
+    """
+
+    title: str
+    kind: str
+    images: int
+    label_file: str
+    read: Callable[[pathlib.Path], list[labels.Label]]
+    higher_is_better: bool
+    score_range: tuple[float, float]
+    source: str
+    unified_file: str = ""
+    image_components: int = 1
+    image_folders: tuple[str, ...] = ()
+    distortion: Callable[[str], synthetic.Distortion | None] | None = None
+    shorter_side: int = 0
+    unified_range: tuple[float, float] | None = None
+    unified_order: bool = True
+    averaged: bool = False
+
+
+def _table(image: str, *score: str, reference: tuple[str, ...] = ()):
+    def read(path: pathlib.Path) -> list[labels.Label]:
+        return labels.read_table(path, image=(image,), score=score, reference=reference)
+
+    return read
+
+
+_UNIFIED_SOURCE = (
+    "a table dis_img_path,dis_type,ref_img_path,score that is not part of the "
+    "dataset; it comes from the authors of ARNIQA and of earlier papers"
+)
+
+DATASETS: dict[str, Specification] = {
+    "live": Specification(
+        title="LIVE",
+        kind=SYNTHETIC,
+        images=779,
+        label_file="LIVE.txt",
+        read=labels.read_unified,
+        unified_file="LIVE.txt",
+        higher_is_better=False,
+        score_range=(1, 100),
+        source=_UNIFIED_SOURCE,
+        image_components=2,
+        distortion=synthetic.live,
+        averaged=True,
+    ),
+    "csiq": Specification(
+        title="CSIQ",
+        kind=SYNTHETIC,
+        images=866,
+        label_file="CSIQ.txt",
+        read=labels.read_unified,
+        unified_file="CSIQ.txt",
+        higher_is_better=False,
+        score_range=(0, 1),
+        source=_UNIFIED_SOURCE,
+        image_folders=("dst_imgs", "src_imgs"),
+        distortion=synthetic.csiq,
+        averaged=True,
+    ),
+    "tid2013": Specification(
+        title="TID2013",
+        kind=SYNTHETIC,
+        images=3000,
+        label_file="mos_with_names.txt",
+        read=labels.read_tid2013,
+        unified_file="TID2013.txt",
+        higher_is_better=True,
+        score_range=(0, 9),
+        source="part of the archive of TID2013 (ponomarenko.info/tid2013.htm)",
+        image_folders=("distorted_images", "reference_images"),
+        distortion=synthetic.tid2013,
+        averaged=True,
+    ),
+    "kadid10k": Specification(
+        title="KADID10K",
+        kind=SYNTHETIC,
+        images=10125,
+        label_file="dmos.csv",
+        read=_table("dist_img", "dmos", reference=("ref_img",)),
+        unified_file="KADID-10k.txt",
+        higher_is_better=True,  # the column is called dmos and holds MOS
+        score_range=(1, 5),
+        source="part of the archive of KADID-10k (database.mmsp-kn.de)",
+        image_folders=("images",),
+        distortion=synthetic.kadid10k,
+        averaged=True,
+    ),
+    "flive": Specification(
+        title="FLIVE",
+        kind=AUTHENTIC,
+        images=39810,
+        label_file="labels_image.csv",
+        read=_table("name", "mos", "mos_image"),
+        higher_is_better=True,
+        score_range=(1, 100),
+        source="from the authors of PaQ-2-PiQ (github.com/baidut/PaQ-2-PiQ)",
+        image_components=2,
+        image_folders=("database",),
+        averaged=True,
+    ),
+    "spaq": Specification(
+        title="SPAQ",
+        kind=AUTHENTIC,
+        images=11125,
+        label_file="Annotations/MOS and Image attribute scores.xlsx",
+        read=labels.read_spaq,
+        unified_file="SPAQ.txt",
+        higher_is_better=True,
+        score_range=(1, 100),
+        source="part of the archive of SPAQ (github.com/h4nwei/SPAQ)",
+        image_folders=("TestImage",),
+        shorter_side=512,
+        averaged=True,
+    ),
+    "clive": Specification(
+        title="CLIVE",
+        kind=AUTHENTIC,
+        images=1162,
+        label_file="Data/AllImages_release.mat",
+        read=labels.read_clive,
+        unified_file="LIVE_Challenge.txt",
+        higher_is_better=True,
+        score_range=(1, 100),
+        source="part of the archive of LIVE in the Wild (live.ece.utexas.edu)",
+        image_folders=("Images",),
+        unified_order=False,
+    ),
+    "koniq-10k": Specification(
+        title="KonIQ-10k",
+        kind=AUTHENTIC,
+        images=10073,
+        label_file="koniq10k_scores_and_distributions.csv",
+        read=_table("image_name", "mos_zscore"),
+        unified_file="KonIQ-10k.txt",
+        higher_is_better=True,
+        score_range=(1, 100),
+        source="part of KonIQ-10k (database.mmsp-kn.de)",
+        image_folders=("512x384", "1024x768"),
+        unified_range=(1, 5),  # MOS, where the owner's table has MOS_zscore too
+    ),
+    "biq2021": Specification(
+        title="BIQ2021",
+        kind=AUTHENTIC,
+        images=12000,
+        label_file="Train (Images and MOS).csv",
+        read=labels.read_biq2021,
+        higher_is_better=True,
+        score_range=(0, 1),
+        source="part of BIQ2021 (github.com/nisarahmedrana/BIQ2021)",
+        image_folders=("Images",),
+    ),
+}
+
+
+def open_benchmark(
+    name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
+) -> Benchmark:
+    """Opens a dataset of DATASETS below `root`.
+
+    Args:
+      name: key of DATASETS.
+      root: folder that holds the folder of the dataset.
+      allow_partial: goes on without the rows that cannot be used, and says so in
+        `note`, instead of raising.
+      seed: draws the splits where the dataset brings none.
+
+    Raises:
+      DatasetError: a folder or label file is missing; without `allow_partial` also an
+        image that is missing or ambiguous, a number of rows other than published, a
+        score that is not a number, an image labelled twice; always a split file that is
+        not valid. One line, with the dataset, the file, what was expected and found.
+    """
+    known = DATASETS[name]
+    folder = matching.find_folder(root, known.title)
+    rows, file, score_range, owners_order = _read_labels(known, folder, root)
+    resolved = matching.resolve(
+        rows,
+        folder,
+        title=known.title,
+        file=file,
+        published=known.images,
+        source=known.source,
+        components=known.image_components,
+        folders=known.image_folders,
+        distortion=known.distortion,
+        allow_partial=allow_partial,
+    )
+    parts, origin = _attach_splits(
+        known.title, folder, rows, resolved, seed, owners_order=owners_order
+    )
+    return Benchmark(
+        name=name,
+        title=known.title,
+        kind=known.kind,
+        images=ImageFiles(folder, resolved.images, known.shorter_side),
+        scores_N=resolved.scores_N,
+        higher_is_better=known.higher_is_better,
+        score_range=score_range,
+        contents=resolved.contents,
+        splits=parts,
+        split_origin=origin,
+        types=resolved.types,
+        groups=resolved.groups,
+        levels_N=resolved.levels_N,
+        references=ImageFiles(folder, resolved.references, known.shorter_side)
+        if resolved.references
+        else None,
+        reference_N=resolved.reference_N,
+        note=resolved.note,
+        averaged=known.averaged,
+        allow_partial=allow_partial,
+    )
+
+
+def open_csv(
+    path: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
+) -> Benchmark:
+    """Opens a dataset of one's own: a folder with a table of images and scores.
+
+    The table has a header with a column of images (`image`, `file`, `path`, ...),
+    relative to the folder of the table, and one of scores (`score`, `mos`, ..., or
+    `dmos`, for which lower is better); optionally `reference`, so that one photograph
+    stays on one side of a split, and `split` (train, validation, test).
+
+    Args:
+      path: the table, or a folder with exactly one .csv file in it.
+    """
+    if path.is_dir():
+        tables = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv")
+        if len(tables) != 1:
+            found = ", ".join(table.name for table in tables) or "none"
+            raise errors.DatasetError(
+                f"{path}: expected one .csv file with images and scores, found "
+                f"{found}; name the table itself, csv:{path}/TABLE.csv"
+            )
+        path = tables[0]
+    elif not path.is_file():
+        raise errors.DatasetError(
+            f"{path}: expected a table of images and scores (.csv) or a folder with one"
+        )
+    folder = path.parent
+    rows, higher_is_better = labels.read_custom(path)
+    resolved = matching.resolve(
+        rows,
+        folder,
+        title=folder.resolve().name,
+        file=path.name,
+        published=len(rows),
+        source="written by you",
+        components=None,
+        allow_partial=allow_partial,
+    )
+    parts, origin = _attach_splits(path.name, folder, rows, resolved, seed)
+    return Benchmark(
+        name=folder.resolve().name.lower(),
+        title=folder.resolve().name,
+        kind=CUSTOM,
+        images=ImageFiles(folder, resolved.images),
+        scores_N=resolved.scores_N,
+        higher_is_better=higher_is_better,
+        score_range=(float(resolved.scores_N.min()), float(resolved.scores_N.max())),
+        contents=resolved.contents,
+        splits=parts,
+        split_origin=origin,
+        note=resolved.note,
+        allow_partial=allow_partial,
+    )
+
+
+def _read_labels(known: Specification, folder: pathlib.Path, root: pathlib.Path):
+    """Rows, the name of the file, the score range, and whether official splits fit."""
+    owners = matching.find_path(folder, known.label_file)
+    if owners is not None:
+        return known.read(owners), owners.name, known.score_range, True
+    # The unified tables come as one folder for all datasets.
+    for place in (folder, root, matching.find_path(root, "labels")):
+        if not known.unified_file or place is None:
+            continue
+        unified = matching.find_path(place, known.unified_file)
+        if unified is not None:
+            logging.info(
+                "%s: scores from the unified table %s (the owner's %s is not there)",
+                known.title,
+                unified,
+                known.label_file,
+            )
+            score_range = known.unified_range or known.score_range
+            rows = labels.read_unified(unified)
+            return rows, unified.name, score_range, known.unified_order
+    raise errors.DatasetError(
+        f"{known.title}: expected the label file {known.label_file} in {folder}, found "
+        f"neither it nor a unified table; it is {known.source}"
+    )
+
+
+def _attach_splits(title, folder, rows, resolved, seed, *, owners_order=True):
+    """The official splits, or drawn ones; and a few words on where they come from."""
+    official = splits.find_official(folder)
+    if any(row.part for row in rows):
+        parts = [row.part for row in rows]
+        drawn = "" if "validation" in parts else f", validation drawn by seed {seed}"
+        found, origin = (splits.from_parts(parts, seed),), "official" + drawn
+    elif official is not None and owners_order:
+        found = splits.read_official(official, resolved.contents_of_rows)
+        origin = "official"
+    else:
+        if official is not None:
+            logging.warning(
+                "%s: the split files are not used: they refer to the order of the "
+                "owner's label file, which is not there",
+                title,
+            )
+        logging.info("%s: 10 splits by content are drawn from seed %d", title, seed)
+        return splits.draw(resolved.contents, seed), f"drawn by seed {seed}"
+    restricted = tuple(splits.restrict(split, resolved.new_index) for split in found)
+    for number, split in enumerate(restricted):
+        for part, indices in split.parts().items():
+            if not len(indices):
+                raise errors.DatasetError(
+                    f"{title}: no image of the {part} part of split {number} is there"
+                )
+    return restricted, origin

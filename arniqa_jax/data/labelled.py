@@ -1,0 +1,116 @@
+"""A labelled dataset once it is open: its images, scores, contents and splits."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from arniqa_jax.data.images import decode_image
+from arniqa_jax.data.splits import Split
+
+# Kinds; the averages of the tables go by them.
+SYNTHETIC, AUTHENTIC, CUSTOM, PROXY = "synthetic", "authentic", "custom", "proxy"
+
+
+class Images(Protocol):
+    """Random access to decoded images, uint8 (H, W, 3) of any size."""
+
+    names: Sequence[str]  # relative paths, unique
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    def stamps(self) -> list[str]:
+        """What changes when the content of an image does, one string per image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Images decoded from files; EXIF orientation is not applied, as in the paper."""
+
+    root: pathlib.Path
+    names: tuple[str, ...]
+    shorter_side: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = decode_image(self.root / self.names[index], apply_orientation=False)
+        if not self.shorter_side:
+            return image
+        height, width = image.shape[:2]
+        scale = self.shorter_side / min(height, width)
+        size = (
+            max(self.shorter_side, int(width * scale)),
+            max(self.shorter_side, int(height * scale)),
+        )
+        return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+    def stamps(self) -> list[str]:
+        stats = [(self.root / name).stat() for name in self.names]
+        return [f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats]
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A labelled dataset, opened.
+
+    Shapes: N images.
+
+    Attributes:
+      name: key in `benchmarks.DATASETS`, `builtin`, or that of a folder of one's own.
+      title: what tables call it.
+      kind: synthetic, authentic, custom or proxy.
+      images: the images, in the order of everything below.
+      scores_N: float64, as published, in their own unit and direction.
+      higher_is_better: direction of the scores.
+      score_range: scores at which the public score is 0 and 1 (or 1 and 0).
+      contents: the photograph that an image shows.
+      types: distortion type of each image, empty for authentic ones.
+      groups: distortion group of each image.
+      levels_N: distortion level, 0 where not known.
+      references: pristine photographs, where there are any.
+      reference_N: index of each image's reference in `references`.
+      splits: train, validation and test parts.
+      split_origin: `official`, or how they were drawn.
+      note: what is missing compared with the published dataset, empty if nothing.
+      averaged: whether the published averages hold this dataset.
+    """
+
+    name: str
+    title: str
+    kind: str
+    images: Images
+    scores_N: np.ndarray
+    higher_is_better: bool
+    score_range: tuple[float, float]
+    contents: tuple[str, ...]
+    splits: tuple[Split, ...]
+    split_origin: str
+    types: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    levels_N: np.ndarray | None = None
+    references: Images | None = None
+    reference_N: np.ndarray | None = None
+    note: str = ""
+    averaged: bool = False
+    allow_partial: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, scores and splits; the same on every machine."""
+        digest = hashlib.sha256(self.name.encode())
+        for name, score in zip(self.images.names, self.scores_N, strict=True):
+            digest.update(f"{name}\0{score!r}\n".encode())
+        for split in self.splits:
+            for part, indices in split.parts().items():
+                digest.update(part.encode() + indices.astype("<i8").tobytes())
+        return digest.hexdigest()

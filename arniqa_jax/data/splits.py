@@ -1,0 +1,174 @@
+"""Train, validation and test parts of a labelled dataset.
+
+The official splits come as `train.npy`, `val.npy`, `test.npy` of (splits, n) indices
+into the rows of the label file, padded with -1. Where they are missing, splits are
+drawn by reference content from a seed: distorted versions of one photograph never lie
+on both sides.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from arniqa_jax import errors
+
+PARTS = ("train", "validation", "test")
+_OFFICIAL_FILES = {"train": "train.npy", "validation": "val.npy", "test": "test.npy"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Indices of the images of each part, int64."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in PARTS}
+
+
+def find_official(folder: pathlib.Path) -> pathlib.Path | None:
+    """The `splits` folder of a dataset, in any letter case, if it is there."""
+    for candidate in folder.iterdir():
+        if candidate.is_dir() and candidate.name.lower() == "splits":
+            return candidate
+    return None
+
+
+def read_official(folder: pathlib.Path, contents: Sequence[str]) -> tuple[Split, ...]:
+    """Reads and validates the three split files in `folder`.
+
+    Args:
+      folder: holds `train.npy`, `val.npy` and `test.npy`.
+      contents: the reference content of every row of the label file.
+
+    Raises:
+      DatasetError: a file is missing or not an integer array; the numbers of splits
+        differ; an index out of range, twice in a split, or of a content that another
+        part has too. The message names the first such index.
+    """
+    arrays = {}
+    for part, file in _OFFICIAL_FILES.items():
+        path = folder / file
+        try:
+            array = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise errors.DatasetError(
+                f"{path}: missing; expected train.npy, val.npy and test.npy (or no "
+                f"splits folder, for splits drawn from the seed)"
+            ) from None
+        except (ValueError, EOFError) as error:
+            raise errors.DatasetError(f"{path}: not a .npy array: {error}") from error
+        if array.ndim not in (1, 2) or array.dtype.kind not in "iu":
+            raise errors.DatasetError(
+                f"{path}: expected integers of shape (splits, n) or (n,), found "
+                f"{array.dtype} {array.shape}"
+            )
+        arrays[part] = np.atleast_2d(array).astype(np.int64)
+    lengths = {part: len(array) for part, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise errors.DatasetError(f"{folder}: the numbers of splits differ: {lengths}")
+    splits = []
+    for number in range(lengths["train"]):
+        rows = {part: array[number] for part, array in arrays.items()}
+        # -1 is padding.
+        split = Split(
+            **{part: indices[indices != -1] for part, indices in rows.items()}
+        )
+        _validate(folder, number, split, contents)
+        splits.append(split)
+    return tuple(splits)
+
+
+def _validate(folder, number: int, split: Split, contents: Sequence[str]) -> None:
+    part_of_index: dict[int, str] = {}
+    part_of_content: dict[str, str] = {}
+    for part, indices in split.parts().items():
+        where = f"{folder / _OFFICIAL_FILES[part]}: split {number}"
+        for index in indices.tolist():
+            if not 0 <= index < len(contents):
+                raise errors.DatasetError(
+                    f"{where}: index {index} is out of range, the label file has "
+                    f"{len(contents)} rows"
+                )
+            if index in part_of_index:
+                raise errors.DatasetError(
+                    f"{where}: index {index} is also in the {part_of_index[index]} part"
+                )
+            part_of_index[index] = part
+            content = contents[index]
+            if part_of_content.setdefault(content, part) != part:
+                raise errors.DatasetError(
+                    f"{where}: index {index} shows {content!r}, which is also in the "
+                    f"{part_of_content[content]} part"
+                )
+        if not len(indices):
+            raise errors.DatasetError(f"{where}: the part is empty")
+
+
+def draw(contents: Sequence[str], seed: int, *, count: int = 10) -> tuple[Split, ...]:
+    """Draws `count` splits, 70/10/20 by content.
+
+    Raises:
+      DatasetError: fewer than three contents.
+    """
+    unique, content_of_image = np.unique(np.asarray(contents), return_inverse=True)
+    if len(unique) < 3:
+        raise errors.DatasetError(
+            f"a split needs at least 3 different images or references, found "
+            f"{len(unique)}"
+        )
+    held_out = max(1, round(0.1 * len(unique)))
+    tested = max(1, round(0.2 * len(unique)))
+    splits = []
+    for number in range(count):
+        order = np.random.default_rng([seed, number]).permutation(len(unique))
+        parts = {
+            "test": order[:tested],
+            "validation": order[tested : tested + held_out],
+            "train": order[tested + held_out :],
+        }
+        splits.append(
+            Split(
+                **{
+                    p: np.flatnonzero(np.isin(content_of_image, c))
+                    for p, c in parts.items()
+                }
+            )
+        )
+    return tuple(splits)
+
+
+def from_parts(parts: Sequence[str], seed: int) -> Split:
+    """The one split that a dataset prescribes by naming the part of each image.
+
+    Where no image is in the validation part, the last tenth of the training part in an
+    order drawn from `seed` is taken for it.
+
+    Raises:
+      DatasetError: the training or test part is empty.
+    """
+    indices = {part: np.flatnonzero(np.asarray(parts) == part) for part in PARTS}
+    for part in ("train", "test"):
+        if not len(indices[part]):
+            raise errors.DatasetError(f"the {part} part of the split is empty")
+    if not len(indices["validation"]):
+        order = np.random.default_rng(seed).permutation(indices["train"])
+        kept = len(order) - max(1, round(0.1 * len(order)))
+        indices["train"] = np.sort(order[:kept])
+        indices["validation"] = np.sort(order[kept:])
+    return Split(**indices)
+
+
+def restrict(split: Split, new_index: np.ndarray) -> Split:
+    """Follows rows that were dropped or moved.
+
+    Args:
+      split: indices into the label file.
+      new_index: for each row of the label file its new index, or -1 if it is gone.
+    """
+    moved = {part: new_index[indices] for part, indices in split.parts().items()}
+    return Split(**{part: indices[indices >= 0] for part, indices in moved.items()})

@@ -1,0 +1,177 @@
+"""Features on disk: written in batches, resumed, renamed when complete, read in blocks.
+
+An extraction is a directory with one float32 array. While it is written the directory
+has another name and holds a count of the images done so far, so that an interrupted
+extraction goes on where it was. With several processes the first one writes, and all
+read from the shared file system.
+
+Shapes: N images of a dataset, R rows extracted, C crops (5 or 1), D features of a crop
+at both scales.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from arniqa_jax import errors
+
+# Progress is made safe on disk no more often than this.
+_SECONDS_BETWEEN_FLUSHES = 10.0
+_ARRAY, _DONE = "features.npy", "done"
+
+
+def find(directory: pathlib.Path) -> np.ndarray | None:
+    """A complete extraction, memory-mapped, or None; the same on all processes."""
+    if not agree(directory.is_dir()):
+        return None
+    return np.load(directory / _ARRAY, mmap_mode="r")
+
+
+class Writer:
+    """A context in which `append` adds rows; leaving it without an error completes.
+
+    Attributes:
+      done: rows that are there already; begin after them.
+    """
+
+    def __init__(self, directory: pathlib.Path, shape: tuple[int, int, int]):
+        """For a `directory` that does not exist yet, and an array (R, C, D)."""
+        self._final = directory
+        self._partial = directory.with_name(directory.name + ".partial")
+        self._shape = shape
+        self._writes = jax.process_index() == 0
+        self.done = 0
+
+    def __enter__(self) -> "Writer":
+        if self._writes:
+            self._partial.mkdir(parents=True, exist_ok=True)
+            if (self._partial / _DONE).exists():
+                self.done = int((self._partial / _DONE).read_text())
+                logging.info("going on after %d images in %s", self.done, self._partial)
+                self._array = np.load(self._partial / _ARRAY, mmap_mode="r+")
+            else:
+                _check_space(self._partial, 4 * int(np.prod(self._shape)))
+                self._array = np.lib.format.open_memmap(
+                    self._partial / _ARRAY, "w+", np.float32, self._shape
+                )
+        self.done = agree(self.done)
+        self._flushed = time.monotonic()
+        return self
+
+    def append(self, values_BCD: np.ndarray) -> None:
+        if self._writes:
+            self._array[self.done : self.done + len(values_BCD)] = values_BCD
+        self.done += len(values_BCD)
+        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            self._flush()
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._flush()
+        if self._writes:
+            del self._array
+            if kind is None:
+                (self._partial / _DONE).unlink()
+                self._partial.rename(self._final)
+        if kind is None and jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"features {self._final.name}")
+
+    def _flush(self) -> None:
+        if self._writes:
+            self._array.flush()
+            # The count may lag behind the array, never the other way.
+            aside = self._partial / f"{_DONE}.aside"
+            aside.write_text(str(self.done))
+            os.replace(aside, self._partial / _DONE)
+        self._flushed = time.monotonic()
+
+
+def prune(cache_dir: pathlib.Path, keep: pathlib.Path) -> None:
+    """Removes everything in `cache_dir` but the directory `keep`."""
+    if jax.process_index() or not cache_dir.is_dir():
+        return
+    for entry in cache_dir.iterdir():
+        if entry != keep:
+            shutil.rmtree(entry)
+
+
+def agree(value):
+    """What process 0 sees, on all processes: a shared file system may lag behind."""
+    if jax.process_count() == 1:
+        return value
+    return multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
+
+
+def _check_space(directory: pathlib.Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise errors.ArniqaError(
+            f"{directory} needs {needed / 2**30:.1f} GiB for features, "
+            f"{free / 2**30:.1f} GiB are free: make room or choose another --workdir"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features of the images of a dataset; read in blocks, as float64.
+
+    Attributes:
+      values_RCD: float32, memory-mapped; NaN where an image is unreadable.
+      position_N: row of each image of the dataset, -1 where it was not extracted.
+      reference_MCD: features of the M references, for the full-reference mode.
+      reference_N: index of each image's reference.
+    """
+
+    values_RCD: np.ndarray
+    position_N: np.ndarray
+    reference_MCD: np.ndarray | None = None
+    reference_N: np.ndarray | None = None
+
+    @property
+    def crops(self) -> int:
+        return self.values_RCD.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Features of a crop, as a regression sees them."""
+        return self.values_RCD.shape[2] * (1 if self.reference_MCD is None else 2)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """float64 (len(indices), C, width).
+
+        In the full-reference mode the concatenation of f and |f - f_ref|.
+        """
+        values = self.values_RCD[self.position_N[indices]].astype(np.float64)
+        if self.reference_MCD is None:
+            return values
+        reference = self.reference_MCD[self.reference_N[indices]]
+        return np.concatenate([values, np.abs(values - reference)], axis=-1)
+
+    def means(self, indices: np.ndarray) -> np.ndarray:
+        """The mean over the crops, float64 (len(indices), width)."""
+        blocks = [self.take(block).mean(1) for block in _blocks(indices)]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.width))
+
+    def regression_blocks(self, indices: np.ndarray, scores_N: np.ndarray) -> Iterator:
+        """Blocks of (crops, width) and, for each crop, the score of its image."""
+        for block in _blocks(indices):
+            x = self.take(block).reshape(-1, self.width)
+            yield x, np.repeat(scores_N[block], self.crops)
+
+    def readable(self, indices: np.ndarray) -> np.ndarray:
+        """Those of the indices whose image could be decoded."""
+        first = self.values_RCD[self.position_N[indices], 0, 0]
+        return indices[~np.isnan(first)]
+
+
+def _blocks(indices: np.ndarray) -> Iterator[np.ndarray]:
+    # 512 images of 5 crops and 4096 features are 80 MiB in float64.
+    for start in range(0, len(indices), 512):
+        yield indices[start : start + 512]

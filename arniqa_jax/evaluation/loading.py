@@ -1,0 +1,66 @@
+"""Opening the datasets that a config names."""
+
+import difflib
+import os
+import pathlib
+
+from arniqa_jax import errors
+from arniqa_jax.data import benchmarks
+from arniqa_jax.data.labelled import Benchmark
+from arniqa_jax.evaluation import proxy
+
+
+def load_benchmarks(
+    names: str,
+    root: str | os.PathLike,
+    *,
+    cache_dir: str | os.PathLike,
+    allow_partial: bool = False,
+    seed: int = 27,
+) -> list[Benchmark]:
+    """Opens datasets by name.
+
+    Args:
+      names: comma-separated, in any letter case: keys of `benchmarks.DATASETS`,
+        `builtin` for the proxy, `csv` for a table of one's own in `root`, or
+        `csv:PATH` for one elsewhere (a table or a folder with one; relative to `root`).
+      root: folder that holds the folders of the datasets; may be empty for `builtin`.
+      cache_dir: where the proxy is kept.
+      allow_partial: go on where images or scores are missing, and mark the dataset.
+      seed: of the splits that are drawn.
+
+    Raises:
+      UsageError: an unknown name, a name twice, no name, or no root.
+      DatasetError: see `benchmarks.open_benchmark`.
+    """
+    opened: list[Benchmark] = []
+    for name in names.split(","):
+        benchmark = _open(name.strip(), root, cache_dir, allow_partial, seed)
+        if benchmark.name in [other.name for other in opened]:
+            raise errors.UsageError(
+                f"evaluation.datasets={names!r} has {benchmark.name} twice"
+            )
+        opened.append(benchmark)
+    return opened
+
+
+def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
+    kind, _, path = name.partition(":")
+    known = ["builtin", "csv", *benchmarks.DATASETS]
+    if kind.lower() not in known or (path and kind.lower() != "csv"):
+        near = difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0)
+        raise errors.UsageError(
+            f"evaluation.datasets has no {name!r}; did you mean {near[0]}? The names "
+            f"are {', '.join(known)}"
+        )
+    if kind.lower() == "builtin":
+        return proxy.open_proxy(pathlib.Path(cache_dir))
+    if not str(root) and not path:
+        raise errors.UsageError(
+            f"evaluation.datasets={name} needs evaluation.root, the folder that holds "
+            f"the datasets"
+        )
+    options = {"allow_partial": allow_partial, "seed": seed}
+    if kind.lower() == "csv":
+        return benchmarks.open_csv(pathlib.Path(root) / path, **options)
+    return benchmarks.open_benchmark(kind.lower(), pathlib.Path(root), **options)
