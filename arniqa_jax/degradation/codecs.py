@@ -1,0 +1,6 @@
+"""The two image codecs among the distortions; each fills a file of its own."""
+
+from arniqa_jax.degradation.jpeg import jpeg
+from arniqa_jax.degradation.jpeg2000 import jpeg2000
+
+__all__ = ["jpeg", "jpeg2000"]

@@ -1,0 +1,235 @@
+"""The JPEG round trip of libjpeg-turbo, equal in every bit, in integer arithmetic.
+
+Images are RGB, float32 (..., H, W, 3), in [0, 1]. The steps are those of ITU-T T.81's
+baseline process with libjpeg-turbo's defaults: BT.601 full-range YCbCr, chroma at half
+the width and height (4:2:0), the "islow" integer DCT and its inverse, the tables of
+T.81 annex K scaled by the quality, triangular ("fancy") chroma upsampling. The entropy
+coder between quantisation and dequantisation is lossless, so it is left out, and with
+it everything whose shape depends on the data.
+
+Every intermediate value fits int32 and no step depends on the order of a floating-point
+sum, so the result is the same on every backend.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Quantisation tables of T.81, annex K, for luma and chroma: what quality 50 uses.
+_LUMA_TABLE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+_CHROMA_TABLE = np.full((8, 8), 99)
+_CHROMA_TABLE[:4, :4] = [
+    [17, 18, 24, 47],
+    [18, 21, 26, 66],
+    [24, 26, 56, 99],
+    [47, 66, 99, 99],
+]
+
+# The 8-point DCT times sqrt(8) 2^13: row k is the left half of output k, whose right
+# half mirrors it with the sign (-1)^k. libjpeg's islow DCT computes the same sums by
+# the butterflies of Loeffler, Ligtenberg and Moschytz with 13-bit constants. It rounds
+# only at the end of a pass, so a pass is this matrix and one rounding shift, exactly,
+# provided that the entries are sums of the *rounded* constants: nine of them differ by
+# one from the rounded cosine. The inverse DCT is the transpose.
+_DCT_LEFT = np.array(
+    [
+        [8192, 8192, 8192, 8192],
+        [11363, 9633, 6437, 2260],
+        [10703, 4433, -4433, -10703],
+        [9633, -2259, -11362, -6436],
+        [8192, -8192, -8192, 8192],
+        [6437, -11362, 2261, 9633],
+        [4433, -10704, 10704, -4433],
+        [2260, -6436, 9633, -11363],
+    ]
+)
+_DCT_SIGN = np.array([1, -1] * 4)[:, None]
+_DCT = np.concatenate([_DCT_LEFT, _DCT_SIGN * _DCT_LEFT[:, ::-1]], axis=1)
+_DCT_BITS = 13
+_EXTRA_BITS = 2  # kept after the first pass, dropped by the second
+
+
+def _pass(lines, matrix, shift, axis, finish=None):
+    """One-dimensional transform of 8 arrays, stacked along `axis`.
+
+    Output k is the sum of matrix[k, j] lines[j] over 2^shift, halves up, and then
+    `finish(k, output)`.
+    """
+    outputs = []
+    for k, row in enumerate(matrix):
+        total = sum(int(m) * line for m, line in zip(row, lines, strict=True))
+        output = (total + (1 << (shift - 1))) >> shift
+        outputs.append(finish(k, output) if finish else output)
+    return jnp.stack(outputs, axis)
+
+
+def _tables(quality: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Luma and chroma quantisation tables, (8, 8) int32 in 1..255, for one quality."""
+    quality = jnp.clip(jnp.asarray(quality).astype(jnp.int32), 1, 100)
+    percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    return tuple(
+        jnp.clip((table.astype(np.int32) * percent + 50) // 100, 1, 255)
+        for table in (_LUMA_TABLE, _CHROMA_TABLE)
+    )
+
+
+def _quantise(x: jax.Array, table: jax.Array) -> jax.Array:
+    """x / 8, rounded half away from zero to a multiple of the table.
+
+    The forward DCT leaves the factor of 8, so the divisor is d = 8 table. (n + 1/2) / d
+    is at least 1 / (2 d) away from any integer, and n < 2^15: an error of 2^-17 of its
+    size cannot change its floor, so float32 with any rounding of 1/d is exact.
+    """
+    n = (jnp.abs(x) + 4 * table).astype(jnp.float32)
+    level = jnp.floor((n + 0.5) * (0.125 / table.astype(jnp.float32)))
+    return jnp.sign(x) * table * level.astype(jnp.int32)
+
+
+def _round_trip(sheet: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """DCT, quantisation and back, for (n, 3/2 H, W) in 0..255; H, W multiples of 16.
+
+    The first H rows use the first table, the others the second.
+    """
+    n, height, width = sheet.shape
+    rows, columns = height // 8, width // 8
+    # (v, u, 1, rows, 1), v the frequency down and u the one across.
+    is_luma = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, rows, 1), 3) < rows * 2 // 3
+    table = jnp.where(is_luma, *(t[..., None, None, None] for t in tables))
+
+    def quantise(v, x):
+        return _quantise(x, jnp.broadcast_to(table[v], x.shape))
+
+    def to_samples(_, x):
+        return jnp.clip(x, -128, 127) + 128
+
+    def lines_down(x):
+        """The lines v of (u, n, rows, v, columns), from a reshaped array.
+
+        A slice of a stack along the same axis is simplified away by XLA, which then
+        computes each of the 8 stacked arrays 8 times; the reshape keeps the stack.
+        """
+        x = x.reshape(8, n, rows, width)
+        return [x[..., v * columns : (v + 1) * columns] for v in range(8)]
+
+    # Forward across and down, back down and across; the place across leads in between,
+    # so that the slices of the vertical passes are contiguous.
+    x = sheet.reshape(n, rows, 8, columns, 8) - 128
+    x = _pass([x[..., u] for u in range(8)], _DCT, _DCT_BITS - _EXTRA_BITS, 0)
+    x = _pass(lines_down(x), _DCT, _DCT_BITS + _EXTRA_BITS, 3, quantise)
+    x = _pass(lines_down(x), _DCT.T, _DCT_BITS - _EXTRA_BITS, 3)
+    x = _pass(list(x), _DCT.T, _DCT_BITS + _EXTRA_BITS + 3, -1, to_samples)
+    return x.reshape(sheet.shape)
+
+
+def _pad_to(plane: jax.Array, height: int, width: int) -> jax.Array:
+    """(N, h, w) -> (N, height, width) by repeating the last row and column."""
+    missing = ((0, 0), (0, height - plane.shape[1]), (0, width - plane.shape[2]))
+    return jnp.pad(plane, missing, mode="edge")
+
+
+def _ycc_from_rgb(r, g, b):
+    """BT.601 full range in 16-bit fixed point; chroma is rounded half down."""
+    chroma = (128 << 16) + (1 << 15) - 1
+    return (
+        (19595 * r + 38470 * g + 7471 * b + (1 << 15)) >> 16,
+        (-11059 * r - 21709 * g + 32768 * b + chroma) >> 16,
+        (32768 * r - 27439 * g - 5329 * b + chroma) >> 16,
+    )
+
+
+def _rgb_from_ycc(y, cb, cr):
+    """The inverse, with chroma centred on 0; the results may leave 0..255."""
+    half = 1 << 15
+    return (
+        y + ((91881 * cr + half) >> 16),
+        y + ((-22554 * cb - 46802 * cr + half) >> 16),
+        y + ((116130 * cb + half) >> 16),
+    )
+
+
+def _downsample(plane: jax.Array) -> jax.Array:
+    """Mean of 2x2, rounded half down and half up in alternate columns; sides even."""
+    rows = plane[:, 0::2] + plane[:, 1::2]
+    total = rows[..., 0::2] + rows[..., 1::2]
+    column = jax.lax.broadcasted_iota(jnp.int32, total.shape, 2)
+    return (total + 1 + column % 2) >> 2
+
+
+def _upsample(planes: jax.Array) -> jax.Array:
+    """Twice the size, (n, h, 2, w) -> (n, 2h, 2, 2w), repeating the outermost samples.
+
+    Along each axis, 3/4 of the nearer and 1/4 of the farther sample.
+    """
+    n, height, _, width = planes.shape
+    padded = jnp.pad(planes, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
+    rows = [3 * planes + padded[:, :-2], 3 * planes + padded[:, 2:]]
+    rows = jnp.stack(rows, 2).reshape(n, 2 * height, 2, width)
+    padded = jnp.pad(rows, ((0, 0), (0, 0), (0, 0), (1, 1)), mode="edge")
+    left = (3 * rows + padded[..., :-2] + 8) >> 4
+    right = (3 * rows + padded[..., 2:] + 7) >> 4
+    return jnp.stack([left, right], -1).reshape(n, 2 * height, 2, 2 * width)
+
+
+def jpeg(key, images: jax.Array, *, value) -> jax.Array:
+    """JPEG compression, as libjpeg-turbo (and so Pillow) does it at `quality=value`.
+
+    Equal in every bit to the round trip through a file. There is no gradient: the
+    result is piecewise constant in the image, and the derivative is zero everywhere.
+
+    Args:
+      key: not used.
+      images: (..., H, W, 3) float32 in [0, 1]; brought to 8 bits by floor(255 x).
+        W above 4 (libjpeg does not smooth narrower chroma).
+      value: quality, an integer in 1..100 (43, 36, 24, 7, 4 in the method), a Python
+        number or a scalar array, traced or not.
+
+    Returns:
+      The same shape, multiples of 1/255 in [0, 1].
+    """
+    del key
+    height, width, _ = images.shape[-3:]
+    pixels = to_bytes(images).reshape(-1, height, width, 3)
+    n = len(pixels)
+    # libjpeg repeats the last column before it downsamples, the last row after it.
+    half = -(-height // 2), -(-width // 2)
+    full = -(-height // 16) * 16, -(-width // 16) * 16
+    pixels = jnp.pad(
+        pixels,
+        ((0, 0), (0, 2 * half[0] - height), (0, full[1] - width), (0, 0)),
+        mode="edge",
+    )
+    y, cb, cr = _ycc_from_rgb(*(pixels[..., c] for c in range(3)))
+    chroma = [
+        _pad_to(_downsample(plane), full[0] // 2, full[1] // 2) for plane in (cb, cr)
+    ]
+    # One sheet (n, 3/2 H, W): luma, and below it the two chroma planes side by side.
+    sheet = jnp.concatenate([_pad_to(y, *full), jnp.concatenate(chroma, 2)], 1)
+    sheet = _round_trip(sheet, _tables(value))
+
+    chroma = sheet[:, full[0] :].reshape(n, full[0] // 2, 2, full[1] // 2)
+    chroma = _upsample(chroma[:, : half[0], :, : half[1]])[:, :height, :, :width]
+    rgb = _rgb_from_ycc(
+        sheet[:, :height, :width], chroma[:, :, 0] - 128, chroma[:, :, 1] - 128
+    )
+    rgb = [jnp.clip(plane, 0, 255).astype(jnp.float32) / 255 for plane in rgb]
+    return jnp.stack(rgb, -1).reshape(images.shape)
+
+
+def to_bytes(images: jax.Array) -> jax.Array:
+    """floor(255 x) as int32; x = k/255 gives k.
+
+    The float32 product is off by less than 4e-5, in either direction and differently on
+    each backend, so 1e-4 is added before the floor.
+    """
+    return jnp.floor(255 * images + 1e-4).astype(jnp.int32)
