@@ -65,11 +65,7 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step with the highest validation SRCC; the last one without any."""
-        measured = [c for c in self._checkpointer.checkpoints if c.metrics is not None]
-        if not measured:
-            return self.latest
-        # Of equal ones the first, whatever the order in which they are listed.
-        return max(measured, key=lambda c: (_srcc(c.metrics), -c.step)).step
+        return _best(self._checkpointer)
 
     def save(self, state: TrainState, *, srcc: float | None = None) -> None:
         """Starts writing a checkpoint; waits for the one before it.
@@ -109,19 +105,20 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(
+        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
+    ) -> TrainState:
         """Reads a checkpoint.
 
         Args:
           step: which one.
-          like: shapes, dtypes and shardings (arrays or `jax.ShapeDtypeStruct`).
+          like: shapes and dtypes.
+          sharding: where to put every array.
 
         Raises:
           CheckpointError: it is damaged, or of another model or optimizer.
         """
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
+        like = _with_sharding(like, sharding)
         parts = _load(
             self._directory / str(step),
             {
@@ -143,6 +140,37 @@ class Checkpoints:
         )
 
 
+def find(directory: os.PathLike, which: str) -> int:
+    """The step of a checkpoint of a run, which may be going on at the same time.
+
+    Args:
+      directory: `checkpoints/` of its workdir.
+      which: `best`, `last` or a step.
+
+    Raises:
+      CheckpointError: there is none, or not this one.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise errors.CheckpointError(
+            f"{directory} does not exist: the run has no checkpoint yet"
+        )
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        steps = [c.step for c in checkpointer.checkpoints]
+        best = _best(checkpointer)
+    if not steps:
+        raise errors.CheckpointError(f"{directory} holds no complete checkpoint yet")
+    if which in ("best", "last"):
+        return best if which == "best" else max(steps)
+    if not which.isdecimal() or int(which) not in steps:
+        known = ", ".join(str(step) for step in sorted(steps))
+        raise errors.CheckpointError(
+            f"there is no checkpoint {which!r} in {directory}: expected best, last, "
+            f"untrained or one of the steps {known}"
+        )
+    return int(which)
+
+
 def load_variables(directory: os.PathLike, like: dict[str, Any]) -> dict[str, Any]:
     """Reads `params` and `batch_stats` of one checkpoint onto the first device.
 
@@ -154,14 +182,26 @@ def load_variables(directory: os.PathLike, like: dict[str, Any]) -> dict[str, An
       CheckpointError: it is missing, damaged, or of another model.
     """
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), like
-    )
-    return _load(pathlib.Path(directory), {"model": like})["model"]
+    parts = {"model": _with_sharding(like, one_device)}
+    return _load(pathlib.Path(directory), parts)["model"]
+
+
+def _best(checkpointer: ocp.training.Checkpointer) -> int | None:
+    measured = [c for c in checkpointer.checkpoints if c.metrics is not None]
+    if not measured:
+        return None if checkpointer.latest is None else checkpointer.latest.step
+    # Of equal ones the first, whatever the order in which they are listed.
+    return max(measured, key=lambda c: (_srcc(c.metrics), -c.step)).step
 
 
 def _srcc(metrics: dict[str, float]) -> float:
     return metrics["srcc"]
+
+
+def _with_sharding(tree, sharding: jax.sharding.Sharding):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
 
 
 def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ Nothing here, and nothing at the top of a command module, may import JAX: `--hel
 to answer at once.
 """
 
+import logging as py_logging
 import os
 import pathlib
 import re
@@ -80,6 +81,12 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
       UsageError: an unknown flag, a misspelt or mistyped config field, a config file
         that is missing or does not run.
     """
+    for argument in argv:
+        if argument.startswith("--config="):
+            # A delta imports its base, `from configs import pretrain`: let it, from
+            # whatever directory the command is started.
+            file = pathlib.Path(argument.removeprefix("--config=")).absolute()
+            sys.path.append(str(file.parent.parent))
     try:
         arguments = flag_values(argv)[1:]
     except flags.Error as error:
@@ -109,10 +116,10 @@ def report(message: object, code: int) -> int:
 
 
 def _prepare_environment() -> None:
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
+    handler = py_logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    py_logging.getLogger().addHandler(handler)
+    logging.set_verbosity(logging.INFO)
     # Read by JAX when it is imported. JAX_ENABLE_COMPILATION_CACHE=false is the switch.
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     os.environ.setdefault(
@@ -142,23 +149,55 @@ def _misspelt_field(error: Exception) -> str:
     return f"the config has no field {text.strip(chr(34) + chr(39))!r}"
 
 
-def config_fields(config, prefix: str = "") -> dict[str, object]:
-    """Flattens a config: the dotted name of every leaf, with its value."""
+def config_fields(tree: dict, prefix: str = "") -> dict[str, object]:
+    """Flattens the `to_dict()` of a config: dotted names of the leaves, and values."""
     fields = {}
-    for name, value in config.items():
-        if hasattr(value, "items"):
+    for name, value in tree.items():
+        if isinstance(value, dict):
             fields |= config_fields(value, f"{prefix}{name}.")
         else:
             fields[prefix + name] = value
     return fields
 
 
-class _Formatter(logging.PythonFormatter):
+class _Formatter(py_logging.Formatter):
     """Time and message; the level only where it is not plain information."""
 
-    def format(self, record):
-        line = super(logging.PythonFormatter, self).format(record)
-        if record.levelno >= logging.converter.absl_to_standard(logging.WARNING):
-            time, _, message = line.partition(" ")
-            return f"{time} {record.levelname.lower()}: {message}"
-        return line
+    def format(self, record: py_logging.LogRecord) -> str:
+        line = super().format(record)
+        if record.levelno < py_logging.WARNING:
+            return line
+        moment, _, message = line.partition(" ")
+        return f"{moment} {record.levelname.lower()}: {message}"
+
+
+class StopRequest:
+    """Turns SIGTERM and Ctrl-C into a wish that a loop can look at between two steps.
+
+    Used as a context manager around the loop. The second Ctrl-C leaves at once, as
+    `KeyboardInterrupt`.
+
+    Attributes:
+      exit_code: None while nothing was asked for; then the code to end with.
+    """
+
+    def __init__(self):
+        self.exit_code: int | None = None
+
+    def __enter__(self):
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _):
+        if self.exit_code is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.exit_code = INTERRUPTED if number == signal.SIGINT else START_AGAIN
+        # Not through logging: the signal may have come while its lock is held.
+        os.write(2, b"stopping after this step; once more Ctrl-C leaves at once\n")

@@ -17,6 +17,16 @@ from jax.sharding import PartitionSpec as P
 from arniqa_jax import degradation, sharding
 from arniqa_jax.model import losses, simclr
 
+# What a step measures, float32 scalars. `nonfinite` is the share of gradient values
+# that are not finite.
+METRICS = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "alignment",
+    "uniformity",
+    "nonfinite",
+)
 # Pairs per device whose degraded crops a step hands out for the picture.
 PREVIEW_PAIRS = 4
 
@@ -50,12 +60,9 @@ class Preview(NamedTuple):
 
 
 def initial_state(
-    model: simclr.SimCLR, optimizer: optax.GradientTransformation, seed: int
+    variables: dict[str, Any], optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state before the first step, a function of the seed alone."""
-    # Any size will do: the shapes of the parameters do not depend on it.
-    images = jnp.zeros((1, 32, 32, 3))
-    variables = model.init(jax.random.key(seed), images, train=False)
+    """The state before the first step, of the `params` and `batch_stats` given."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -121,18 +128,22 @@ def make_step(
       degradation_options: see `degrade`.
 
     Returns:
-      step(state, batch) -> (state, metrics, preview). The metrics are float32 scalars:
-      `loss`, `learning_rate`, `grad_norm`, `alignment`, `uniformity`, and `nonfinite`,
-      the share of gradient values that are not finite.
+      step(state, batch) -> (state, metrics, preview), the metrics being those named in
+      `METRICS`.
     """
 
     def degrade_shard(batch):
         return degrade(jax.random.key(seed), batch, **degradation_options)
 
     def step(state: TrainState, batch):
-        # No communication: each device degrades its own pairs.
+        # No communication: each device degrades its own pairs. The loops of the chains
+        # start from constants, which the check of varying axes would not accept.
         crops, preview = jax.shard_map(
-            degrade_shard, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+            degrade_shard,
+            mesh=mesh,
+            in_specs=P("data"),
+            out_specs=P("data"),
+            check_vma=False,
         )(batch)
         # Full- and half-scale crops of a pair stay neighbours (M = N x 2 by a plain
         # reshape): another order would send images between devices.

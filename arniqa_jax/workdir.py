@@ -60,9 +60,9 @@ class Workdir:
         Raises:
           UsageError: a field differs that may not; all of them are listed.
         """
-        fields = command.config_fields(config)
         if self.config.exists():
-            self._compare(command.config_fields(read_config(self.path)), fields)
+            old, new = (c.to_dict() for c in (read_config(self.path), config))
+            self._compare(command.config_fields(old), command.config_fields(new))
         write_aside(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
 
     def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:

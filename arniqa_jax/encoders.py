@@ -1,0 +1,134 @@
+"""Encoders by name: of a run's checkpoint, or as it was before any training."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from arniqa_jax import checkpoints, errors, workdir
+from arniqa_jax.data import pairs
+from arniqa_jax.data.photos import open_photos
+from arniqa_jax.model import resnet, simclr
+from arniqa_jax.model.encoder import Encoder
+
+# Batches that the statistics of the untrained encoder are taken from, at most.
+_CALIBRATION_BATCHES = 50
+
+
+def build_model(config: ConfigDict) -> simclr.SimCLR:
+    """The module that the `model` part of a config describes."""
+    fields = {name: value for name, value in config.model.items() if name != "init"}
+    return simclr.SimCLR(**fields)
+
+
+def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
+    """Loads the encoder of a run.
+
+    Args:
+      path: its workdir.
+      checkpoint: `best` (by validation SRCC), `last`, a step, or `untrained`.
+
+    Raises:
+      CheckpointError: there is no such run or checkpoint, or it is damaged.
+    """
+    config = workdir.read_config(path)
+    if checkpoint == "untrained":
+        return untrained(config)
+    directory = os.path.join(path, "checkpoints")
+    step = checkpoints.find(directory, checkpoint)
+    model = build_model(config)
+    variables = checkpoints.load_variables(
+        os.path.join(directory, str(step)), abstract_variables(model)
+    )
+    return Encoder(model, variables, f"step {step}", config.data.patch_size)
+
+
+def initial_variables(config: ConfigDict) -> dict[str, Any]:
+    """`params` and `batch_stats` that a run starts from, by `model.init`.
+
+    Raises:
+      UsageError: `imagenet` is asked for and cannot be had.
+      CheckpointError: a path that holds no encoder of this architecture.
+    """
+    model = build_model(config)
+    if config.model.init == "random":
+        return _init(model, config.seed)
+    if config.model.init == "imagenet":
+        raise errors.UsageError(
+            "model.init=imagenet: the ImageNet weights cannot be converted by this "
+            "version yet; choose --config.model.init=random, or the workdir of a run"
+        )
+    start = load(config.model.init)
+    if jax.eval_shape(lambda: start.variables) != abstract_variables(model):
+        raise errors.CheckpointError(
+            f"model.init={config.model.init} holds {start.module.arch} with "
+            f"{start.module.embedding_dim} outputs, expected {model.arch} with "
+            f"{model.embedding_dim} and the same projector"
+        )
+    return start.variables
+
+
+def untrained(config: ConfigDict) -> Encoder:
+    """The encoder before training, with batch statistics of the photographs.
+
+    Random weights with the initial statistics (mean 0, variance 1) would be a straw
+    man: the statistics are set by one pass over (at most 50 batches of) pristine crops
+    of the photographs that the run trains on.
+    """
+    logging.info("taking the batch statistics of the untrained encoder")
+    variables = initial_variables(config)
+    model = build_model(config)
+
+    @jax.jit
+    def updated_statistics(variables, images):
+        images = images.reshape(-1, *images.shape[3:]).astype(jnp.float32) / 255
+        _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return updated["batch_stats"]
+
+    old = variables["batch_stats"]
+    updates = [
+        updated_statistics(variables, images) for images in _pristine_batches(config)
+    ]
+    mean_update = jax.tree.map(lambda *x: sum(x) / len(x), *updates)
+    # An update is m old + (1 - m) new with m = 0.9: solved for the mean of the new.
+    m = resnet.BatchNorm.momentum
+    statistics = jax.tree.map(lambda u, o: (u - m * o) / (1 - m), mean_update, old)
+    return Encoder(
+        model,
+        {"params": variables["params"], "batch_stats": statistics},
+        "untrained",
+        config.data.patch_size,
+    )
+
+
+def _pristine_batches(config: ConfigDict) -> Iterator[np.ndarray]:
+    """Crops of one pass over the photographs, (N, 2, 2, H, W, 3) uint8."""
+    photos = open_photos(config.data.root, config.data.source)
+    batch_size = config.train.batch_size
+    batches = pairs.pair_batches(
+        photos,
+        seed=config.seed,
+        patch_size=config.data.patch_size,
+        batch_size=batch_size,
+        workers=config.data.workers,
+        max_bad_share=config.data.max_bad_share,
+    )
+    count = min(_CALIBRATION_BATCHES, max(1, len(photos) // batch_size))
+    for batch in itertools.islice(batches, count):
+        yield batch["images"]
+
+
+def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:
+    """Shapes and dtypes of `params` and `batch_stats`."""
+    return jax.eval_shape(lambda: _init(model, 0))
+
+
+def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
+    # Any size will do: the shapes of the parameters do not depend on it.
+    return model.init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), train=False)

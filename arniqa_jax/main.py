@@ -1,0 +1,54 @@
+"""Pre-trains an encoder, and evaluates it at the end.
+
+    python -m arniqa_jax.main --config=configs/pretrain.py --workdir=DIR \\
+        [--config.data.root=PHOTOGRAPHS] [--config.FIELD=VALUE ...]
+
+The same command again resumes. The fields are explained in configs/pretrain.py.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from arniqa_jax import command, errors
+
+FLAGS = flags.FlagValues()
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The config file; comes before the --config.FIELD=VALUE that change it.",
+    lock_config=True,
+    flag_values=FLAGS,
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run, made where missing.", flag_values=FLAGS
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, of several.", flag_values=FLAGS
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes there are.", flag_values=FLAGS
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this one is, from 0.", flag_values=FLAGS
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Checks the flags and starts the run; returns the exit code."""
+    if arguments:
+        raise errors.UsageError(f"unexpected argument {arguments[0]!r}")
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise errors.UsageError(
+            "--config and --workdir are needed, for example "
+            "--config=configs/pretrain.py --workdir=runs/first"
+        )
+    from arniqa_jax import sharding, train
+
+    sharding.start_processes(
+        COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    )
+    return train.run(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    command.run(main, FLAGS, usage=__doc__)

@@ -1,0 +1,341 @@
+"""The loop of pre-training: build, restore, run, validate, save, evaluate at the end.
+
+The order within a turn is a contract: evaluate, save, next batch, step, log the step
+before. So the accelerator always has a step to do while the host logs, and a checkpoint
+at a step implies that its validation is done and its metrics are written.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from arniqa_jax import (
+    encoders,
+    errors,
+    evaluation,
+    pictures,
+    schedules,
+    sharding,
+    train_step,
+)
+from arniqa_jax.checkpoints import Checkpoints
+from arniqa_jax.command import StopRequest
+from arniqa_jax.data import pairs, photos
+from arniqa_jax.metrics_log import MetricsLog
+from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.train_step import TrainState
+from arniqa_jax.workdir import Workdir
+
+
+class Plan(NamedTuple):
+    """What a config means for a number of photographs, in steps.
+
+    Attributes:
+      epoch: steps of an epoch.
+      total: step at which the run ends.
+      evaluate_every: steps between validations; 0 for none before the end.
+      save_every: steps between checkpoints.
+    """
+
+    epoch: int
+    total: int
+    evaluate_every: int
+    save_every: int
+
+
+def make_plan(config: ConfigDict, photographs: int) -> Plan:
+    """Turns the epochs of a config into steps."""
+    epoch = max(1, photographs // config.train.batch_size)
+    return Plan(
+        epoch=epoch,
+        total=config.train.steps or config.train.epochs * epoch,
+        evaluate_every=config.evaluation.every_epochs * epoch,
+        save_every=config.train.checkpoint_every or epoch,
+    )
+
+
+def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
+    """Pre-trains as the config says, or resumes, and evaluates at the end.
+
+    Args:
+      config: the tree of `configs/pretrain.py`.
+      workdir_path: directory of the run.
+
+    Returns:
+      The exit code: 0 when all is done, or that of a stop that was asked for.
+    """
+    _check(config)
+    workdir = Workdir(workdir_path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.lock())
+        mesh = sharding.make_mesh()
+        sharding.check_batch_size(
+            config.train.batch_size, mesh, config.train.accumulation
+        )
+        source = photos.open_photos(config.data.root, config.data.source)
+        benchmarks = evaluation.load_benchmarks(
+            config.evaluation.datasets,
+            config.evaluation.root,
+            allow_partial=config.evaluation.allow_partial,
+            seed=config.seed,
+        )
+        workdir.settle_config(config)
+        checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())
+        stack.callback(checkpoints.close)
+        return _Run(config, workdir, mesh, source, benchmarks, checkpoints).execute()
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises UsageError for a number that makes no sense."""
+    for group, field, least in (
+        ("data", "patch_size", 32),
+        ("data", "workers", 0),
+        ("model", "embedding_dim", 1),
+        ("model", "batch_norm_groups", 1),
+        ("train", "batch_size", 1),
+        ("train", "epochs", 1),
+        ("train", "steps", 0),
+        ("train", "log_every", 1),
+        ("train", "picture_every", 0),
+        ("train", "checkpoint_every", 0),
+        ("train", "accumulation", 1),
+        ("evaluation", "every_epochs", 0),
+    ):
+        if config[group][field] < least:
+            raise errors.UsageError(
+                f"{group}.{field}={config[group][field]}: expected at least {least}"
+            )
+    if config.loss.temperature <= 0:
+        raise errors.UsageError(
+            f"loss.temperature={config.loss.temperature}: expected above 0"
+        )
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or (every > 0 and step % every == 0)
+
+
+class _Pending(NamedTuple):
+    """A step whose metrics are still on their way from the device."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    records: np.ndarray
+    bad_photos: int
+    data_wait: float
+    started: float
+
+
+class _Run:
+    """One run, from the state that the workdir holds to the end."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Workdir,
+        mesh: jax.sharding.Mesh,
+        source: photos.PhotoSource,
+        benchmarks: list,
+        checkpoints: Checkpoints,
+    ):
+        self._config = config
+        self._workdir = workdir
+        self._mesh = mesh
+        self._source = source
+        self._benchmarks = benchmarks
+        self._checkpoints = checkpoints
+        self._plan = make_plan(config, len(source))
+        self._model = encoders.build_model(config)
+        self._schedule = schedules.learning_rate_schedule(
+            **config.schedule,
+            learning_rate=config.optimizer.learning_rate,
+            batch_size=config.train.batch_size,
+            steps_per_epoch=self._plan.epoch,
+            total_steps=self._plan.total,
+        )
+        self._optimizer = schedules.optimizer(
+            name=config.optimizer.name,
+            schedule=self._schedule,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self._writes = jax.process_index() == 0
+
+    def execute(self) -> int:
+        """Trains from where the run stands, then evaluates; returns the exit code."""
+        state = self._restore()
+        start = int(state.step)
+        self._log = MetricsLog(
+            self._workdir,
+            start_step=start,
+            total_steps=self._plan.total,
+            tensorboard=self._config.log.tensorboard,
+            wandb_project=self._config.log.wandb_project,
+            writes=self._writes,
+        )
+        with contextlib.closing(self._log), logging_redirect_tqdm():
+            tested = any("test" in line for line in self._log.history)
+            if start == self._plan.total and tested:
+                logging.info(
+                    "%s is finished at step %d: nothing is left to do. Its tables are "
+                    "in %s; for more steps raise train.steps or train.epochs",
+                    self._workdir.path,
+                    start,
+                    self._workdir.results,
+                )
+                return 0
+            with StopRequest() as stop:
+                exit_code = self._train(state, stop)
+            if exit_code is None:
+                self._test()
+        return exit_code or 0
+
+    def _restore(self) -> TrainState:
+        """The latest checkpoint, or the initial state where there is none."""
+        replicated = sharding.replicated(self._mesh)
+        latest = self._checkpoints.latest
+        if latest is None:
+            variables = encoders.initial_variables(self._config)
+            state = train_step.initial_state(variables, self._optimizer)
+            return jax.device_put(state, replicated)
+        logging.info("resuming at step %d", latest)
+        abstract = jax.eval_shape(
+            lambda v: train_step.initial_state(v, self._optimizer),
+            encoders.abstract_variables(self._model),
+        )
+        return self._checkpoints.restore(latest, abstract, replicated)
+
+    def _train(self, state: TrainState, stop: StopRequest) -> int | None:
+        """Runs to the last step; returns an exit code where it was asked to stop."""
+        config, plan = self._config, self._plan
+        start = int(state.step)
+        step_fn = train_step.make_step(
+            self._model,
+            self._optimizer,
+            self._schedule,
+            self._mesh,
+            seed=config.seed,
+            temperature=config.loss.temperature,
+            accumulation=config.train.accumulation,
+            degradation_options=dict(**config.degradation),
+        )
+        batches = self._batches(start)
+        bad_photographs = pairs.BadPhotographs(self._source, config.data.max_bad_share)
+        pending = None
+        for step in range(start, plan.total + 1):
+            last = step == plan.total
+            exit_code = stop.exit_code
+            new = step > start
+            evaluate = new and _due(step, plan.evaluate_every, last)
+            stopping = last or exit_code is not None
+            save = new and _due(step, plan.save_every, stopping)
+            if evaluate or save:
+                # A loss that is not finite ends the run before its state is kept.
+                self._log_step(pending)
+                pending = None
+            srcc = self._validate(state, step) if evaluate else None
+            if save:
+                self._checkpoints.save(state, srcc=srcc)
+            if stopping:
+                break
+
+            started = time.monotonic()
+            batch = next(batches)
+            data_wait = time.monotonic() - started
+            bad = bad_photographs.update(batch)
+            on_device = {name: batch[name] for name in ("images", "seed")}
+            on_device = sharding.put_batch(on_device, self._mesh)
+            state, metrics, preview = step_fn(state, on_device)
+            self._log_step(pending)
+            pending = _Pending(
+                step + 1, metrics, batch["record"], bad, data_wait, started
+            )
+            if config.train.picture_every and step % config.train.picture_every == 0:
+                self._draw(step + 1, preview)
+        self._checkpoints.wait()
+        return exit_code
+
+    def _batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        data = self._config.data
+        return pairs.pair_batches(
+            self._source,
+            seed=self._config.seed,
+            patch_size=data.patch_size,
+            batch_size=self._config.train.batch_size,
+            start_step=start,
+            workers=data.workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            pairing=data.pairing,
+            max_bad_share=data.max_bad_share,
+        )
+
+    def _log_step(self, pending: _Pending | None) -> None:
+        """Waits for the metrics of a step, checks and writes them."""
+        if pending is None:
+            return
+        metrics = {name: float(pending.metrics[name]) for name in train_step.METRICS}
+        seconds = time.monotonic() - pending.started
+        if not math.isfinite(metrics["loss"]):
+            saved = self._checkpoints.latest
+            raise errors.ArniqaError(
+                f"the loss of step {pending.step} is {metrics['loss']} (photographs "
+                f"{pending.records.ravel().tolist()}); the last good checkpoint is "
+                f"{'none' if saved is None else f'step {saved}'} in "
+                f"{self._workdir.checkpoints}. Try a lower optimizer.learning_rate or "
+                "model.dtype=float32"
+            )
+        self._log.advance(pending.step)
+        if _due(pending.step, self._config.train.log_every, False):
+            crops = 4 * self._config.train.batch_size
+            metrics |= {
+                "bad_photos": pending.bad_photos,
+                "images_per_second": crops / seconds,
+                "data_wait": pending.data_wait,
+                "seconds": seconds,
+            }
+            self._log.step(pending.step, metrics)
+
+    def _draw(self, step: int, preview: train_step.Preview) -> None:
+        """Writes the picture of the first pairs that this process has."""
+        if self._writes:
+            here = jax.tree.map(
+                lambda x: np.asarray(x.addressable_shards[0].data), preview
+            )
+            path = self._workdir.pictures / f"pairs_{step:06d}.png"
+            pictures.pairs(path, here.images, here.chains)
+
+    def _validate(self, state: TrainState, step: int) -> float:
+        """Mean SRCC over the validation splits, logged."""
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        encoder = Encoder(
+            self._model, variables, f"step {step}", self._config.data.patch_size
+        )
+        values = evaluation.validate(
+            encoder,
+            self._benchmarks,
+            alpha=self._config.evaluation.validation_alpha,
+            crops=self._config.evaluation.crops,
+            cache_dir=self._workdir.features,
+            workers=self._config.data.workers,
+            mesh=self._mesh,
+        )
+        self._log.evaluation(step, "validation", values)
+        return values["mean"]
+
+    def _test(self) -> None:
+        """Evaluates the best checkpoint beside the untrained encoder, and writes it."""
+        which = ["best"] + ["untrained"] * (self._config.model.init == "random")
+        results = []
+        for checkpoint in which:
+            encoder = encoders.load(self._workdir.path, checkpoint)
+            results.append(...)

@@ -1,0 +1,24 @@
+"""KADIS-700k on a TPU pod slice or a box of GPUs: one large batch over all devices.
+
+    launch/tpu_pod.sh (or launch/slurm.sh) --config=configs/pod.py --workdir=BUCKET/run \
+        --config.data.root=BUCKET/kadis700k
+"""
+
+from ml_collections import ConfigDict
+
+from configs import pretrain
+
+
+def get_config() -> ConfigDict:
+    """The deltas to `pretrain`."""
+    config = pretrain.get_config()
+    config.data.source = "array_record"
+    config.data.workers = 16
+    config.model.dtype = "bfloat16"
+    config.optimizer.name = "lars"
+    config.schedule.name = "cosine"
+    config.schedule.lr_scaling = "sqrt"
+    config.schedule.warmup_steps = 170  # half an epoch of KADIS-700k
+    config.train.batch_size = 4096
+    config.train.epochs = 100
+    return config

@@ -1,0 +1,117 @@
+"""The model: what is normalised, in which order statistics move, which dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arniqa_jax import errors
+from arniqa_jax.model import simclr
+from arniqa_jax.model.encoder import Encoder
+
+
+def _model(**fields) -> simclr.SimCLR:
+    return simclr.SimCLR(arch="tiny", embedding_dim=16, **fields)
+
+
+def _variables(model):
+    return model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.uniform(jax.random.key(1), (6, 64, 64, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_outputs_are_float32_rows_of_length_one(dtype, images):
+    model = _model(dtype=dtype)
+    variables = _variables(model)
+    for output in model.apply(variables, images, train=False):
+        assert output.dtype == jnp.float32
+        np.testing.assert_allclose(jnp.linalg.norm(output, axis=-1), 1, rtol=1e-5)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_bfloat16_is_what_the_convolutions_compute_in(images):
+    model = _model(dtype="bfloat16")
+    program = jax.jit(lambda v: model.apply(v, images, train=False)).lower(
+        _variables(model)
+    )
+    convolutions = [
+        line for line in program.as_text().splitlines() if "convolution(" in line
+    ]
+    assert len(convolutions) == 12
+    assert all("bf16" in line and "f32" not in line for line in convolutions)
+
+
+def test_the_projector_sees_normalised_features_where_asked(images):
+    outputs = {}
+    for normalize in (True, False):
+        model = _model(normalize_features=normalize)
+        variables = _variables(model)
+        # A projector that copies the first features, without bias.
+        for name, shape in (("projector_0", (64, 64)), ("projector_2", (64, 16))):
+            variables["params"][name]["kernel"] = jnp.eye(*shape)
+            variables["params"][name]["bias"] = jnp.ones(shape[1])
+        features, outputs[normalize] = model.apply(variables, images, train=False)
+        if normalize:
+            expected = features[:, :16] + 2  # both biases; features are not negative
+            expected /= jnp.linalg.norm(expected, axis=1, keepdims=True)
+            np.testing.assert_allclose(outputs[True], expected, atol=1e-6)
+    assert np.abs(outputs[True] - outputs[False]).max() > 1e-3
+
+
+def test_running_statistics_move_with_view_a_then_with_view_b(images):
+    model = _model(projector_norm="batch")
+    variables = _variables(model)
+    a, b = images[:3], images[3:]
+    z_a, z_b, statistics = simclr.embed_views(model, *_parts(variables), a, b)
+    swapped_b, swapped_a, swapped = simclr.embed_views(model, *_parts(variables), b, a)
+    # Each view is normalised by its own batch: the order changes no embedding ...
+    np.testing.assert_allclose(z_a, swapped_a, atol=1e-6)
+    np.testing.assert_allclose(z_b, swapped_b, atol=1e-6)
+    # ... and the statistics, 0 at the start, become 0.09 first + 0.1 second.
+    batch_a, batch_b = (
+        _mean(simclr.embed_views(model, *_parts(variables), x, x)[2]) / 0.19
+        for x in (a, b)
+    )
+    np.testing.assert_allclose(
+        _mean(statistics), 0.09 * batch_a + 0.1 * batch_b, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        _mean(swapped), 0.09 * batch_b + 0.1 * batch_a, atol=1e-5
+    )
+
+
+def _parts(variables):
+    return variables["params"], variables["batch_stats"]
+
+
+def _mean(statistics):
+    return statistics["encoder"]["bn1"]["mean"]  # 0 at the start
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("arch", "resnet51"), ("dtype", "float16"), ("projector_norm", "layer")],
+)
+def test_unknown_values_are_named(field, value):
+    with pytest.raises(errors.UsageError, match=f"model.{field}='{value}'"):
+        simclr.SimCLR(**{field: value})
+
+
+def test_an_encoder_takes_bytes_and_is_identified_by_its_bits(images):
+    model = _model()
+    variables = _variables(model)
+    encoder = Encoder(model, variables, "first")
+    as_bytes = jnp.round(images * 255).astype(jnp.uint8)
+    features, _ = model.apply(
+        variables, as_bytes.astype(jnp.float32) / 255, train=False
+    )
+    np.testing.assert_allclose(encoder.apply(variables, as_bytes), features, atol=1e-6)
+    assert encoder.feature_dim == features.shape[1] == 64
+    same = Encoder(model, jax.tree.map(jnp.array, variables), "second")
+    assert same.fingerprint() == encoder.fingerprint()
+    variables["params"]["encoder"]["bn1"]["bias"] += 1e-7
+    assert encoder.fingerprint() != same.fingerprint()

@@ -1,0 +1,178 @@
+"""The step: what a pair shares, that devices and chunks change nothing, what it costs.
+
+Everything runs with the tiny encoder at 64 pixels, so that the chains compile once for
+one device and once for eight.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from arniqa_jax import degradation, schedules, sharding, train_step
+from arniqa_jax.model import losses, simclr
+
+_OPTIONS = {"max_distortions": 4, "num_levels": 5, "pristine_prob": 0.05, "tile": 0}
+_MODEL = simclr.SimCLR(arch="tiny", embedding_dim=16)
+_PAIRS, _SIZE = 8, 64
+
+
+def _mesh(devices: int) -> jax.sharding.Mesh:
+    return jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )  # fmt: skip
+
+
+def _batch(step: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    # Smooth pictures: on noise, every distortion looks alike.
+    coarse = rng.integers(0, 256, (_PAIRS, 2, 2, 8, 8, 3))
+    images = coarse.repeat(_SIZE // 8, 3).repeat(_SIZE // 8, 4).astype(np.uint8)
+    return {"images": images, "seed": rng.integers(2**32, size=_PAIRS, dtype=np.uint32)}
+
+
+def _state(optimizer) -> train_step.TrainState:
+    images = jnp.zeros((1, _SIZE, _SIZE, 3))
+    variables = _MODEL.init(jax.random.key(0), images, train=False)
+    return train_step.initial_state(variables, optimizer)
+
+
+_SCHEDULE = schedules.learning_rate_schedule(
+    name="constant", learning_rate=0.05, batch_size=16, steps_per_epoch=1,
+    total_steps=5, first_period_epochs=1.0, period_multiplier=2.0, floor=0.0,
+    warmup_steps=0, lr_scaling="none",
+)  # fmt: skip
+
+
+def _run(devices: int, accumulation: int = 1, steps: int = 5):
+    """The states before and after, the losses, and the compiled step."""
+    mesh = _mesh(devices)
+    optimizer = schedules.optimizer(
+        name="sgd", schedule=_SCHEDULE, momentum=0.9, weight_decay=1e-4
+    )
+    step = train_step.make_step(
+        _MODEL, optimizer, _SCHEDULE, mesh,
+        seed=27, temperature=0.1, accumulation=accumulation,
+        degradation_options=_OPTIONS,
+    )  # fmt: skip
+    state = jax.device_put(_state(optimizer), sharding.replicated(mesh))
+    history = []
+    for k in range(steps):
+        batch = sharding.put_batch(_batch(k), mesh)
+        state, metrics, preview = step(state, batch)
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history, jax.device_get(preview), step
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return _run(1)
+
+
+def test_eight_devices_compute_what_one_computes(one_device):
+    state, history, *_ = one_device
+    sharded_state, sharded_history, *_ = _run(8)
+    for metrics, sharded in zip(history, sharded_history, strict=True):
+        np.testing.assert_allclose(sharded["loss"], metrics["loss"], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), sharded_state, state
+    )
+
+
+def test_the_step_compiles_once_and_learns(one_device):
+    state, history, _, step = one_device
+    assert step._cache_size() == 1
+    assert state.step == 5
+    assert set(history[0]) == set(train_step.METRICS)
+    assert all(metrics["nonfinite"] == 0 for metrics in history)
+    assert all(metrics["learning_rate"] == np.float32(0.05) for metrics in history)
+    # The statistics were updated twice a step, from 0 and 1.
+    assert np.abs(state.batch_stats["encoder"]["bn1"]["mean"]).min() > 0
+
+
+def test_the_preview_is_what_the_step_saw(one_device):
+    *_, preview, _ = one_device
+    crops, expected = jax.jit(
+        lambda batch: train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
+    )(_batch(4))
+    np.testing.assert_array_equal(preview.images, expected.images)
+    np.testing.assert_array_equal(preview.chains.ops, expected.chains.ops)
+    assert preview.images.shape == (train_step.PREVIEW_PAIRS, 2, 2, _SIZE, _SIZE, 3)
+    assert crops.min() >= 0 and crops.max() <= 1
+
+
+def test_a_pair_depends_on_its_seed_and_not_on_its_place():
+    degrade = jax.jit(
+        lambda batch: train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
+    )
+    batch = _batch(0)
+    crops, _ = degrade(batch)
+    order = np.random.default_rng(0).permutation(_PAIRS)
+    moved, _ = degrade({name: value[order] for name, value in batch.items()})
+    np.testing.assert_array_equal(moved, crops[order])
+
+
+def test_all_crops_of_a_pair_share_the_chain():
+    """Equal crops under deterministic distortions stay equal; pairs differ."""
+    batch = _batch(0)
+    batch["images"][:] = batch["images"][:1, :1, :1]
+    crops, _ = jax.jit(
+        lambda batch: train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
+    )(batch)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(27), jnp.asarray(batch["seed"])
+    )
+    chains = degradation.draw_chains(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
+    names = list(degradation.CATALOGUE)
+    random = {
+        "motion_blur", "color_shift", "white_noise", "white_noise_color_component",
+        "impulse_noise", "multiplicative_noise", "jitter", "non_eccentricity_patch",
+        "color_block",
+    }  # fmt: skip
+    same = {
+        n: all(names[op] not in random for op in chains.ops[n] if op >= 0)
+        for n in range(_PAIRS)
+    }
+    assert any(same.values()) and not all(same.values())
+    for n, deterministic in same.items():
+        equal = bool((crops[n] == crops[n, :1, :1]).all())
+        assert equal == deterministic, degradation.describe(
+            chains.ops[n], chains.levels[n]
+        )
+
+
+def test_chunks_change_only_what_batch_norm_sees():
+    """With two chunks: the gradient of the loss over all embeddings of both."""
+    optimizer = schedules.optimizer(
+        name="sgd", schedule=_SCHEDULE, momentum=0.9, weight_decay=1e-4
+    )
+    state = _state(optimizer)
+    views = jax.random.uniform(jax.random.key(3), (2, 8, 32, 32, 3))
+    loss, (a, b, statistics), grads = jax.jit(
+        lambda s, v: train_step._gradients(_MODEL, s, v[0], v[1], 0.1, 2)
+    )(state, views)
+
+    @jax.jit
+    def directly(params):
+        # Pairs 0 and 2, then 1 and 3; two rows (scales) a pair.
+        chunks = [np.array([0, 1, 4, 5]), np.array([2, 3, 6, 7])]
+        order = np.argsort(np.concatenate(chunks))
+        batch_stats, embeddings = state.batch_stats, []
+        for rows in chunks:
+            *z, batch_stats = simclr.embed_views(
+                _MODEL, params, batch_stats, views[0][rows], views[1][rows]
+            )
+            embeddings.append(z)
+        a, b = (jnp.concatenate(z)[order] for z in zip(*embeddings, strict=True))
+        return losses.nt_xent(a, b, 0.1), (a, b, batch_stats)
+
+    (expected, aux), expected_grads = jax.value_and_grad(directly, has_aux=True)(
+        state.params
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for got, wanted in (((a, b, statistics), aux), (grads, expected_grads)):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), got, wanted
+        )
