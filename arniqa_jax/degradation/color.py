@@ -1,29 +1,41 @@
-"""Colour spaces: gray, HSV by dm_pix, CIE Lab, YCbCr.
+"""Colour spaces: CIE Lab and YCbCr (dm_pix has gray and HSV).
 
-Images are RGB (..., H, W, 3) in [0, 1]; Lab and XYZ are tuples of three planes
-(..., H, W), which XLA fuses without a stack in between. The numbers are those of
-kornia 0.9, which the official code uses: sRGB transfer curve, D65 white.
+Images are RGB (..., H, W, 3) in [0, 1]; inside, colours lie in planes (3, ..., H, W),
+so that a colour matrix is one matmul on long rows. The numbers are those of kornia
+0.9, which the official code uses: sRGB transfer curve, D65 white.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Rows X, Y, Z of linear sRGB, and back (kornia `rgb_to_xyz`, `xyz_to_rgb`).
-_XYZ_FROM_RGB = (
-    (0.412453, 0.357580, 0.180423),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334, 0.119193, 0.950227),
+_XYZ_FROM_RGB = np.array(
+    [
+        [0.412453, 0.357580, 0.180423],
+        [0.212671, 0.715160, 0.072169],
+        [0.019334, 0.119193, 0.950227],
+    ]
 )
-_RGB_FROM_XYZ = (
-    (3.2404813432005266, -1.5371515162713185, -0.4985363261688878),
-    (-0.9692549499965682, 1.8759900014898907, 0.0415559265582928),
-    (0.0556466391351772, -0.2040413383665112, 1.0573110696453443),
+_RGB_FROM_XYZ = np.array(
+    [
+        [3.2404813432005266, -1.5371515162713185, -0.4985363261688878],
+        [-0.9692549499965682, 1.8759900014898907, 0.0415559265582928],
+        [0.0556466391351772, -0.2040413383665112, 1.0573110696453443],
+    ]
 )
-_WHITE = (0.95047, 1.0, 1.08883)
+_WHITE = np.array([0.95047, 1.0, 1.08883])
+# XYZ as ratios to white. The official code swaps red and blue on its way to Lab and on
+# its way back; so does the reversal here.
+_RATIOS_FROM_RGB = (_XYZ_FROM_RGB / _WHITE[:, None])[:, ::-1]
+_RGB_FROM_RATIOS = (_RGB_FROM_XYZ * _WHITE)[::-1]
 # From (Y, Cb, Cr) differences to RGB (kornia `ycbcr_to_rgb`, ITU-R BT.601).
-_RGB_FROM_YCBCR = (
-    (1.0, 0.0, 1.403),
-    (1.0, -0.344, -0.714),
-    (1.0, 1.773, 0.0),
+_RGB_FROM_YCBCR = np.array(
+    [
+        [1.0, 0.0, 1.403],
+        [1.0, -0.344, -0.714],
+        [1.0, 1.773, 0.0],
+    ]
 )
 
 
@@ -33,8 +45,13 @@ def _power(x, exponent):
 
 
 def _mix(matrix, planes):
-    a, b, c = planes
-    return tuple(row[0] * a + row[1] * b + row[2] * c for row in matrix)
+    """The colour matrix (3, 3) on planes (3, ...).
+
+    A matmul also keeps XLA from fusing the powers before it into each of its outputs,
+    where they would be computed three times over.
+    """
+    matrix = jnp.array(matrix, jnp.float32)
+    return jnp.tensordot(matrix, planes, (1, 0), precision=jax.lax.Precision.HIGHEST)
 
 
 def linear_from_srgb(x):
@@ -50,47 +67,34 @@ def srgb_from_linear(x):
     return jnp.where(x > 0.0031308, curved, 12.92 * x)
 
 
-def lab_roots(images, *, bgr=False):
-    """RGB images to the three roots (f(X/Xn), f(Y/Yn), f(Z/Zn)) that Lab is linear in.
+def lab_roots(images):
+    """The roots f(X/Xn), f(Y/Yn), f(Z/Zn), of which Lab is a linear function.
 
-    `bgr` swaps red and blue first, as the official code does.
+    L = 116 fy - 16 in 0..100, a = 500 (fx - fy), b = 200 (fy - fz), with red and blue
+    swapped.
+
+    Args:
+      images: (..., H, W, 3).
+
+    Returns:
+      Planes (3, ..., H, W).
     """
-    planes = [
-        linear_from_srgb(images[..., c]) for c in ((2, 1, 0) if bgr else range(3))
-    ]
-    roots = []
-    for xyz, white in zip(_mix(_XYZ_FROM_RGB, planes), _WHITE, strict=True):
-        ratio = xyz / white
-        root = _power(jnp.maximum(ratio, 0.008856), 1 / 3)
-        roots.append(jnp.where(ratio > 0.008856, root, 7.787 * ratio + 4 / 29))
-    return tuple(roots)
+    planes = linear_from_srgb(jnp.moveaxis(images, -1, 0))
+    ratios = _mix(_RATIOS_FROM_RGB, planes)
+    roots = _power(jnp.maximum(ratios, 0.008856), 1 / 3)
+    return jnp.where(ratios > 0.008856, roots, 7.787 * ratios + 4 / 29)
 
 
-def rgb_from_lab_roots(roots, *, bgr=False):
+def rgb_from_lab_roots(roots):
     """Undoes `lab_roots`; the result is clipped to [0, 1]."""
-    fx, fy, fz = roots
-    planes = []
-    for root, white in zip((fx, fy, jnp.maximum(fz, 0.0)), _WHITE, strict=True):
-        ratio = jnp.where(root > 0.2068966, root**3, (root - 4 / 29) / 7.787)
-        planes.append(ratio * white)
-    rgb = [jnp.clip(srgb_from_linear(x), 0, 1) for x in _mix(_RGB_FROM_XYZ, planes)]
-    return jnp.stack(rgb[::-1] if bgr else rgb, axis=-1)
-
-
-def lab_from_roots(roots):
-    """(L in 0..100, a, b) of the roots."""
-    fx, fy, fz = roots
-    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
-
-
-def roots_from_lab(lab):
-    """Undoes `lab_from_roots`."""
-    lightness, a, b = lab
-    fy = (lightness + 16) / 116
-    return a / 500 + fy, fy, fy - b / 200
+    # kornia clips fz alone.
+    lowest = jnp.array([-jnp.inf, -jnp.inf, 0.0]).reshape(3, *[1] * (roots.ndim - 1))
+    roots = jnp.maximum(roots, lowest)
+    ratios = jnp.where(roots > 0.2068966, roots**3, (roots - 4 / 29) / 7.787)
+    rgb = srgb_from_linear(_mix(_RGB_FROM_RATIOS, ratios))
+    return jnp.moveaxis(jnp.clip(rgb, 0, 1), 0, -1)
 
 
 def rgb_from_ycbcr_difference(difference):
-    """A difference in (Y, Cb, Cr), last axis, as a difference in RGB."""
-    y, cb, cr = (difference[..., c] for c in range(3))
-    return jnp.stack(_mix(_RGB_FROM_YCBCR, (y, cb, cr)), axis=-1)
+    """A difference (3, ..., H, W) in Y, Cb, Cr as one in RGB (..., H, W, 3)."""
+    return jnp.moveaxis(_mix(_RGB_FROM_YCBCR, difference), 0, -1)

@@ -13,21 +13,19 @@ from arniqa_jax.degradation import color, randomness
 MAX_IMPULSE_DENSITY = 0.03
 
 
-@randomness.per_image
 def white_noise(key, images, *, value):
     """Adds Gaussian noise of variance `value` to every value."""
-    return images + jnp.sqrt(value) * randomness.normal(key, images.shape)
+    return images + jnp.sqrt(value) * randomness.image_noise(key, images)
 
 
-@randomness.per_image
 def white_noise_color_component(key, images, *, value):
     """Adds Gaussian noise of variance `value` to Y, Cb and Cr (BT.601).
 
     The transform is linear, so the noise alone goes through it; in RGB its variance is
     2.97, 1.63 and 4.14 times `value`.
     """
-    noise = jnp.sqrt(value) * randomness.normal(key, images.shape)
-    return images + color.rgb_from_ycbcr_difference(noise)
+    noise = jnp.sqrt(value) * randomness.image_noise(key, images)
+    return images + color.rgb_from_ycbcr_difference(jnp.moveaxis(noise, -1, 0))
 
 
 @randomness.per_image
@@ -49,8 +47,7 @@ def impulse_noise(key, images, *, value):
     return flat.at[pepper].set(0, mode="drop").reshape(images.shape)
 
 
-@randomness.per_image
 def multiplicative_noise(key, images, *, value):
     """Adds to every value itself times Gaussian noise of variance `value`."""
-    noise = jnp.sqrt(value) * randomness.normal(key, images.shape)
+    noise = jnp.sqrt(value) * randomness.image_noise(key, images)
     return images + images * noise

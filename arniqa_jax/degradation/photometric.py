@@ -21,17 +21,18 @@ def color_saturation_1(key, images, *, value):
     the channels; so the new one is v - value * (v - x).
     """
     del key
-    brightest = jnp.max(images, axis=-1, keepdims=True)
+    red, green, blue = (images[..., c : c + 1] for c in range(3))
+    brightest = jnp.maximum(jnp.maximum(red, green), blue)
     return brightest - value * (brightest - images)
 
 
 def color_saturation_2(key, images, *, value):
     """Multiplies a and b of Lab by `value`, floors to 8 bits; no gradient."""
     del key
-    fx, fy, fz = color.lab_roots(images, bgr=True)
-    # a and b are differences to fy, so scaling them needs no Lab.
-    roots = (fy + value * (fx - fy), fy, fy + value * (fz - fy))
-    return floor_to_8_bits(color.rgb_from_lab_roots(roots, bgr=True))
+    roots = color.lab_roots(images)
+    # a and b are differences to fy, so scaling these is enough.
+    roots = roots[1:2] + value * (roots - roots[1:2])
+    return floor_to_8_bits(color.rgb_from_lab_roots(roots))
 
 
 def _curve(x, centre):
@@ -47,13 +48,11 @@ def brighten(key, images, *, value):
     """
     del key
     centre = 0.5 + value / 2
-    fx, fy, fz = color.lab_roots(images, bgr=True)
-    lightness = (116 * fy - 16) / 100
+    roots = color.lab_roots(images)
+    lightness = (116 * roots[1:2] - 16) / 100
     # a and b stay, so the three roots move together.
     moved = (_curve(lightness, centre) - lightness) * (100 / 116)
-    by_lightness = color.rgb_from_lab_roots(
-        (fx + moved, fy + moved, fz + moved), bgr=True
-    )
+    by_lightness = color.rgb_from_lab_roots(roots + moved)
     return (2 * _curve(images, centre) + by_lightness) / 3
 
 

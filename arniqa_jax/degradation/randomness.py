@@ -5,31 +5,53 @@ does not depend on which images are beside it.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+
+def image_keys(key, images):
+    """Keys of the shape of the leading axes of images (..., H, W, 3).
+
+    Image i, by its flat index, gets `fold_in(key, i)`.
+    """
+    shape = images.shape[:-3]
+    indices = jnp.arange(math.prod(shape))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices).reshape(shape)
 
 
 def per_image(function):
     """Lifts `function(key, image_HWC, *, value)` to images (..., H, W, 3).
 
-    Leading axes are independent images; image i, by its flat index, gets the key
-    `fold_in(key, i)`. `value` and further options are shared by all of them.
+    `value` and further options are shared by all images.
     """
 
     @functools.wraps(function)
     def lifted(key, images, *, value, **options):
+        keys = image_keys(key, images)
         flat_NHWC = images.reshape(-1, *images.shape[-3:])
-        keys_N = jax.vmap(jax.random.fold_in, (None, 0))(
-            key, jnp.arange(flat_NHWC.shape[0])
-        )
         out_NHWC = jax.vmap(lambda k, x: function(k, x, value=value, **options))(
-            keys_N, flat_NHWC
+            keys.reshape(-1), flat_NHWC
         )
         return out_NHWC.reshape(images.shape)
 
     return lifted
+
+
+def image_noise(key, images):
+    """Standard normal values of the shape of images (..., H, W, 3)."""
+    keys = image_keys(key, images).reshape(-1)
+    return normals(keys, images.shape[-3:]).reshape(images.shape)
+
+
+def normals(keys, shape):
+    """Standard normal float32 (N, *shape) from keys (N,), stored once.
+
+    A loop, because XLA:CPU would fuse what `vmap` gives into each of its readers, and
+    where these read in another order the values are computed again, unvectorised.
+    """
+    return jax.lax.map(lambda key: normal(key, shape), keys)
 
 
 def bits(key, shape):
@@ -42,7 +64,7 @@ def bits(key, shape):
     with a seed word before each. The words are the same on every backend.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    counter = jnp.arange(np.prod(shape, dtype=np.int64), dtype=jnp.uint32)
+    counter = jnp.arange(math.prod(shape), dtype=jnp.uint32)
     return _finalise(_finalise(counter + first) ^ second).reshape(shape)
 
 
@@ -61,4 +83,4 @@ def uniform(key, shape):
 def normal(key, shape):
     """Standard normal float32, from one uniform each; |z| is below 5.5."""
     z = jax.lax.erf_inv(2 * uniform(key, shape) - 1)
-    return float(np.sqrt(2)) * z
+    return math.sqrt(2) * z
