@@ -7,7 +7,7 @@ order: their correlation counts as 0.
 Shapes: N images, R bootstrap replicates.
 """
 
-import dataclasses
+import functools
 import warnings
 
 import numpy as np
@@ -72,34 +72,54 @@ def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
     return parameters
 
 
-def all_metrics(predictions_N, scores_N) -> dict[str, float]:
-    """Every figure of METRICS; the fitted ones equal the raw ones without a fit."""
-    parameters = fit_logistic(predictions_N, scores_N)
-    fitted_N = (
-        predictions_N if parameters is None else logistic(predictions_N, *parameters)
-    )
-    return {
-        "srcc": srcc(predictions_N, scores_N),
-        "plcc": plcc(predictions_N, scores_N),
-        "krcc": krcc(predictions_N, scores_N),
-        "rmse": rmse(predictions_N, scores_N),
-        "plcc_fit": plcc(fitted_N, scores_N),
-        "rmse_fit": rmse(fitted_N, scores_N),
-    }
-
-
 def srcc_path(predictions_AN, scores_N) -> np.ndarray:
     """`srcc` of each row of predictions (A, N); returns (A,)."""
     ranks = scipy.stats.rankdata(scores_N)
     return np.array([plcc(scipy.stats.rankdata(row), ranks) for row in predictions_AN])
 
 
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A 95 % bootstrap interval."""
+class Agreement:
+    """Predictions beside opinion scores: every figure, and its bootstrap samples."""
 
-    low: float
-    high: float
+    def __init__(self, predictions_N: np.ndarray, scores_N: np.ndarray):
+        """For one score per prediction, both float64."""
+        self.predictions_N = predictions_N
+        self.scores_N = scores_N
+
+    @functools.cached_property
+    def fitted_N(self) -> np.ndarray:
+        """The predictions through the logistic fit, or as they are without one."""
+        parameters = fit_logistic(self.predictions_N, self.scores_N)
+        if parameters is None:
+            return self.predictions_N
+        return logistic(self.predictions_N, *parameters)
+
+    def value(self, metric: str) -> float:
+        """A figure of METRICS."""
+        kind, _, fit = metric.partition("_")
+        function = {"srcc": srcc, "plcc": plcc, "krcc": krcc, "rmse": rmse}[kind]
+        return function(self.fitted_N if fit else self.predictions_N, self.scores_N)
+
+    def bootstrap(self, metric: str, counts_RN: np.ndarray) -> np.ndarray:
+        """The figure of every replicate, as if images were repeated; (R,).
+
+        The logistic fit is that of all images. NaN where a replicate has no spread.
+        """
+        kind, _, fit = metric.partition("_")
+        x_N = self.fitted_N if fit else self.predictions_N
+        function = {
+            "srcc": _bootstrap_srcc,
+            "plcc": _bootstrap_plcc,
+            "krcc": _bootstrap_krcc,
+            "rmse": _bootstrap_rmse,
+        }[kind]
+        # Some hundred replicates at a time: 8 N bytes each, in several arrays.
+        step = max(1, 4_000_000 // max(1, len(x_N)))
+        parts = [
+            function(x_N, self.scores_N, counts_RN[i : i + step])
+            for i in range(0, len(counts_RN), step)
+        ]
+        return np.concatenate(parts)
 
 
 def resampling_counts(seed: int, images: int, replicates: int = 1000) -> np.ndarray:
@@ -109,24 +129,18 @@ def resampling_counts(seed: int, images: int, replicates: int = 1000) -> np.ndar
     return rng.multinomial(images, share, size=replicates).astype(np.int32)
 
 
-def bootstrap_srcc(predictions_N, scores_N, counts_RN) -> np.ndarray:
-    """SRCC of every replicate; equals `srcc` of the repeated images. Returns (R,)."""
-    ranks_x = _weighted_ranks(predictions_N, counts_RN)
-    ranks_y = _weighted_ranks(scores_N, counts_RN)
-    return _weighted_plcc(ranks_x, ranks_y, counts_RN)
+def median_of_samples(samples_SR) -> np.ndarray:
+    """The median over splits of every replicate that has a value; (up to R,)."""
+    usable = ~np.isnan(samples_SR).all(axis=0)
+    return np.nanmedian(samples_SR[:, usable], axis=0)
 
 
-def bootstrap_plcc(predictions_N, scores_N, counts_RN) -> np.ndarray:
-    """PLCC of every replicate. Returns (R,)."""
-    shape = counts_RN.shape
-    x, y = (np.broadcast_to(v, shape) for v in (predictions_N, scores_N))
-    return _weighted_plcc(x, y, counts_RN)
-
-
-def interval(samples_R) -> Interval:
-    """The central 95 % of the samples; replicates without a value are left out."""
-    low, high = np.nanpercentile(samples_R, [2.5, 97.5])
-    return Interval(float(low), float(high))
+def interval(samples_R) -> tuple[float, float]:
+    """The central 95 % of the samples; NaN without any."""
+    if not len(samples_R):
+        return float("nan"), float("nan")
+    low, high = np.percentile(samples_R, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def corrected_t_test(differences_S, train_images: int, test_images: int) -> float:
@@ -145,16 +159,55 @@ def corrected_t_test(differences_S, train_images: int, test_images: int) -> floa
     return float(2 * scipy.stats.t.sf(abs(t), splits - 1))
 
 
+def _bootstrap_srcc(x_N, y_N, counts_RN):
+    ranks_x, ranks_y = (_weighted_ranks(v, counts_RN) for v in (x_N, y_N))
+    return _weighted_plcc(ranks_x, ranks_y, counts_RN)
+
+
+def _bootstrap_plcc(x_N, y_N, counts_RN):
+    x_RN, y_RN = (np.broadcast_to(v, counts_RN.shape) for v in (x_N, y_N))
+    return _weighted_plcc(x_RN, y_RN, counts_RN)
+
+
+def _bootstrap_rmse(x_N, y_N, counts_RN):
+    total = counts_RN.sum(1)
+    squares = counts_RN @ (x_N - y_N) ** 2
+    return np.sqrt(_divide(squares, total))
+
+
+def _bootstrap_krcc(x_N, y_N, counts_RN):
+    # tau-b = c' (Sx * Sy) c / sqrt(c' |Sx| c  c' |Sy| c), S the signs of all pairs of
+    # images and c how often each occurs; repetitions of one image are ties in both.
+    counts_RN = counts_RN.astype(np.float32)
+    concordance = np.zeros(len(counts_RN))
+    for start in range(0, len(x_N), 1024):
+        rows = slice(start, start + 1024)
+        sign_x, sign_y = (
+            np.sign(v[rows, None] - v[None, :]).astype(np.float32) for v in (x_N, y_N)
+        )
+        products = counts_RN[:, rows] @ (sign_x * sign_y)
+        concordance += np.einsum("rn,rn->r", products, counts_RN)
+    untied = [
+        counts_RN.sum(1, dtype=np.float64) ** 2
+        - (_group_counts(v, counts_RN)[0] ** 2).sum(1)
+        for v in (x_N, y_N)
+    ]
+    return _divide(concordance, np.sqrt(untied[0] * untied[1]))
+
+
 def _weighted_ranks(values_N, counts_RN) -> np.ndarray:
     # Average ranks with multiplicities: everything below, plus half of the own group.
-    order = np.argsort(values_N, kind="stable")
-    _, group_of = np.unique(np.asarray(values_N)[order], return_inverse=True)
-    first = np.searchsorted(group_of, np.arange(group_of[-1] + 1))
-    in_group = np.add.reduceat(counts_RN[:, order], first, axis=1, dtype=np.float64)
-    middle = np.cumsum(in_group, axis=1) - in_group / 2
-    ranks = np.empty(counts_RN.shape)
-    ranks[:, order] = middle[:, group_of]
-    return ranks
+    groups_RG, group_of_N = _group_counts(values_N, counts_RN)
+    return (np.cumsum(groups_RG, axis=1) - groups_RG / 2)[:, group_of_N]
+
+
+def _group_counts(values_N, counts_RN):
+    """How often each of the G distinct values occurs, (R, G), and the value of each."""
+    distinct, group_of_N = np.unique(values_N, return_inverse=True)
+    order = np.argsort(group_of_N, kind="stable")
+    first = np.searchsorted(group_of_N[order], np.arange(len(distinct)))
+    groups_RG = np.add.reduceat(counts_RN[:, order], first, axis=1, dtype=np.float64)
+    return groups_RG, group_of_N
 
 
 def _weighted_plcc(x_RN, y_RN, counts_RN) -> np.ndarray:
@@ -163,5 +216,10 @@ def _weighted_plcc(x_RN, y_RN, counts_RN) -> np.ndarray:
     y = y_RN - (weights * y_RN).sum(1, keepdims=True)
     covariance = (weights * x * y).sum(1)
     norm = np.sqrt((weights * x * x).sum(1) * (weights * y * y).sum(1))
-    # A replicate without spread (all draws on one image) has no correlation.
-    return np.divide(covariance, norm, out=np.full(len(x), np.nan), where=norm > 0)
+    return _divide(covariance, norm)
+
+
+def _divide(numerator_R, denominator_R) -> np.ndarray:
+    """NaN where the denominator is 0: a replicate of one image, say."""
+    out = np.full(len(numerator_R), np.nan)
+    return np.divide(numerator_R, denominator_R, out=out, where=denominator_R > 0)

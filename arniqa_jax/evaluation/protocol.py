@@ -1,0 +1,337 @@
+"""The protocol of the paper: splits, choice of the penalty, figures, other datasets.
+
+Within a dataset, for every split: ridge regressions of all penalties on the crops of
+the training images, each crop with the score of its image; a prediction is the mean
+over the crops of an image, which for a linear regressor is the prediction of the mean
+feature. The penalty with the highest median SRCC over the validation parts is taken,
+and its figures on the test parts are reported.
+
+Across datasets the regressor of one whole dataset predicts every image of another.
+
+Shapes: N images of a dataset, D features, A penalties, S splits, R bootstrap
+replicates.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import logging
+
+from arniqa_jax import errors
+from arniqa_jax.data.labelled import Benchmark
+from arniqa_jax.data.splits import Split
+from arniqa_jax.evaluation import feature_store, ridge, statistics, summaries
+from arniqa_jax.evaluation.feature_store import Features
+from arniqa_jax.evaluation.features import Encoder, Extractor
+from arniqa_jax.evaluation.results import (
+    CrossResult,
+    DatasetResult,
+    Figure,
+    Results,
+    TestPart,
+)
+
+ALPHAS = np.geomspace(1e-3, 1e3, 100)
+# Shares of the training part in the data-efficiency curve.
+TRAINING_SHARES = (0.1, 0.2, 0.5, 0.8, 1.0)
+
+
+def validate(
+    encoder: Encoder,
+    benchmarks: Sequence[Benchmark],
+    *,
+    alpha: float,
+    cache_dir: str | os.PathLike,
+    mesh: jax.sharding.Mesh | None = None,
+    patch_size: int = 224,
+    crops: str = "five",
+    workers: int = 2,
+) -> dict[str, float]:
+    """Median SRCC over the validation parts, with a given penalty.
+
+    The test images are not even looked at. The features of one encoder stay on the
+    disk, so that an interrupted validation goes on; those of the one before go.
+
+    Returns:
+      The SRCC of each dataset by its name, and their `mean`.
+    """
+    directory = pathlib.Path(cache_dir) / "validation"
+    extractor = Extractor(encoder, directory, patch_size, crops, mesh, workers)
+    feature_store.prune(directory, keep=extractor.directory)
+    figures = {}
+    for benchmark in benchmarks:
+        seen = [np.concatenate([s.train, s.validation]) for s in benchmark.splits]
+        rows = np.unique(np.concatenate(seen))
+        features = extractor.dataset(benchmark, rows)
+        regressions = _Regressions(
+            features, benchmark.scores_N, rows, shared=len(benchmark.splits) > 1
+        )
+        srcc_S = [
+            regressions.validation_srcc(split, np.array([alpha]))[0]
+            for split in _readable(benchmark, features, ("train", "validation"))
+        ]
+        figures[benchmark.name] = float(np.median(srcc_S))
+    return {**figures, "mean": float(np.mean(list(figures.values())))}
+
+
+def evaluate(
+    encoder: Encoder,
+    benchmarks: Sequence[Benchmark],
+    *,
+    cache_dir: str | os.PathLike,
+    mesh: jax.sharding.Mesh | None = None,
+    patch_size: int = 224,
+    crops: str = "five",
+    workers: int = 2,
+    seed: int = 27,
+    full_reference: bool = False,
+    data_efficiency: bool = False,
+) -> Results:
+    """The whole protocol.
+
+    Args:
+      encoder: the encoder.
+      benchmarks: the datasets.
+      cache_dir: where features are kept.
+      mesh: devices to embed on; None for one.
+      patch_size: side of a crop in pixels.
+      crops: `five` or `whole`.
+      workers: threads that decode images.
+      seed: of the bootstrap and of the parts in the data-efficiency curve.
+      full_reference: predict from [f, |f - f_ref|]; datasets without references are
+        left out.
+      data_efficiency: also on 10 to 80 % of the training parts.
+
+    Raises:
+      DatasetError: full reference without any dataset that has references.
+    """
+    extractor = Extractor(
+        encoder, pathlib.Path(cache_dir), patch_size, crops, mesh, workers
+    )
+    if full_reference:
+        benchmarks = [b for b in benchmarks if b.references is not None]
+        if not benchmarks:
+            raise errors.DatasetError(
+                "full reference: expected a dataset with its reference images, none of "
+                "evaluation.datasets has them"
+            )
+    all_features = {
+        benchmark.name: extractor.dataset(benchmark, full_reference=full_reference)
+        for benchmark in benchmarks
+    }
+    datasets = []
+    for benchmark in benchmarks:
+        logging.info("%s: regressions", benchmark.title)
+        features = all_features[benchmark.name]
+        datasets.append(_evaluate_one(benchmark, features, seed, data_efficiency))
+    cross = [
+        _evaluate_cross(trained, tested, benchmark, all_features[tested.name], seed)
+        for trained in datasets
+        for tested, benchmark in zip(datasets, benchmarks, strict=True)
+        if trained is not tested
+    ]
+    return Results(
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint(),
+        feature_dim=encoder.feature_dim,
+        patch_size=patch_size,
+        crops=crops,
+        full_reference=full_reference,
+        seed=seed,
+        datasets=tuple(datasets),
+        cross=tuple(cross),
+    )
+
+
+class _Regressions:
+    """Ridge regressions on parts of one dataset, sharing sums where that is cheaper."""
+
+    def __init__(
+        self,
+        features: Features,
+        scores_N: np.ndarray,
+        rows: np.ndarray,
+        *,
+        shared: bool,
+    ):
+        """For images among `rows`; `shared` when several parts will be fitted."""
+        self._features = features
+        self._scores_N = scores_N
+        self.rows = features.readable(rows)
+        self._shared = shared
+
+    def fit_path(self, indices: np.ndarray, alphas_A) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (A, D) and intercepts (A,) from the images at `indices`."""
+        if len(indices) * self._features.crops < self._features.width:
+            x = self._features.take(indices).reshape(-1, self._features.width)
+            y = np.repeat(self._scores_N[indices], self._features.crops)
+            return ridge.fit_path(x, y, alphas_A)
+        rest = np.setdiff1d(self.rows, indices)
+        if not self._shared or len(rest) >= len(indices):
+            moments = self._moments(indices)
+        elif len(rest):
+            moments = self._total - self._moments(rest, self._total.origin_D)
+        else:
+            moments = self._total
+        return moments.fit_path(alphas_A)
+
+    def validation_srcc(self, split: Split, alphas_A) -> np.ndarray:
+        """SRCC on the validation part for each penalty, (A,)."""
+        path = self.fit_path(split.train, alphas_A)
+        predictions_AN = self.predict(path, split.validation)
+        return statistics.srcc_path(predictions_AN, self._scores_N[split.validation])
+
+    def predict(self, path, indices: np.ndarray) -> np.ndarray:
+        """Predictions (A, len(indices))."""
+        weights_AD, intercepts_A = path
+        means_ND = self._features.means(indices)
+        return weights_AD @ means_ND.T + intercepts_A[:, None]
+
+    def _moments(self, indices, origin_D=None) -> ridge.Moments:
+        blocks = self._features.regression_blocks(indices, self._scores_N)
+        return ridge.Moments.of(blocks, origin_D)
+
+    @functools.cached_property
+    def _total(self) -> ridge.Moments:
+        return self._moments(self.rows)
+
+
+def _evaluate_one(
+    benchmark: Benchmark, features: Features, seed: int, data_efficiency: bool
+) -> DatasetResult:
+    scores_N = benchmark.scores_N
+    everything = np.arange(len(benchmark))
+    regressions = _Regressions(features, scores_N, everything, shared=True)
+    splits = _readable(benchmark, features, ("train", "validation", "test"))
+    best, validation_srcc, tests = _choose_and_test(regressions, splits, scores_N)
+    alpha = float(ALPHAS[best])
+    weights_AD, intercepts_A = regressions.fit_path(regressions.rows, [alpha])
+    unreadable = len(benchmark) - len(regressions.rows)
+    notes = [benchmark.note, f"{unreadable} unreadable" if unreadable else ""]
+    pool = np.unique(np.concatenate([test.indices for test in tests]))
+    counts = summaries.Resampling(seed, pool)
+    return DatasetResult(
+        **{
+            name: getattr(benchmark, name)
+            for name in (
+                "name",
+                "title",
+                "kind",
+                "averaged",
+                "split_origin",
+                "higher_is_better",
+                "score_range",
+                "scores_N",
+            )
+        },
+        note=", ".join(filter(None, notes)),
+        images=len(regressions.rows),
+        fingerprint=benchmark.fingerprint(),
+        alpha=alpha,
+        validation_srcc=validation_srcc,
+        figures=summaries.figures(tests, scores_N, counts, statistics.METRICS),
+        per_split=summaries.per_split(tests, scores_N),
+        by_type=summaries.by_label(benchmark.types, tests, scores_N, counts),
+        by_group=summaries.by_label(benchmark.groups, tests, scores_N, counts),
+        efficiency=_efficiency(benchmark, regressions, splits, seed, counts)
+        if data_efficiency
+        else {},
+        tests=tests,
+        image_names=tuple(benchmark.images.names),
+        weights_D=weights_AD[0],
+        intercept=float(intercepts_A[0]),
+    )
+
+
+def _choose_and_test(
+    regressions: _Regressions, splits: Sequence[Split], scores_N: np.ndarray
+) -> tuple[int, float, tuple[TestPart, ...]]:
+    """The best penalty's index, its median validation SRCC, and the test parts."""
+    validation_SA, predictions_SAN = [], []
+    for split in splits:
+        path = regressions.fit_path(split.train, ALPHAS)
+        validated_AN = regressions.predict(path, split.validation)
+        validation_SA.append(
+            statistics.srcc_path(validated_AN, scores_N[split.validation])
+        )
+        predictions_SAN.append(regressions.predict(path, split.test))
+    median_A = np.median(validation_SA, axis=0)
+    best = int(np.argmax(median_A))
+    tests = tuple(
+        TestPart(split.test, predictions_AN[best], len(split.train))
+        for split, predictions_AN in zip(splits, predictions_SAN, strict=True)
+    )
+    return best, float(median_A[best]), tests
+
+
+def _evaluate_cross(
+    trained: DatasetResult,
+    tested: DatasetResult,
+    benchmark: Benchmark,
+    features: Features,
+    seed: int,
+) -> CrossResult:
+    """No refitting; scores of which lower is better are negated on both sides."""
+    indices = features.readable(np.arange(len(benchmark)))
+    predictions = features.means(indices) @ trained.weights_D + trained.intercept
+    everything = TestPart(indices, _upward(trained) * predictions, trained.images)
+    return CrossResult(
+        train=trained.name,
+        test=tested.name,
+        alpha=trained.alpha,
+        images=len(indices),
+        figures=summaries.figures(
+            (everything,),
+            _upward(tested) * benchmark.scores_N,
+            summaries.Resampling(seed, indices),
+            ("srcc", "plcc"),
+        ),
+    )
+
+
+def _upward(dataset: DatasetResult) -> int:
+    return 1 if dataset.higher_is_better else -1
+
+
+def _readable(
+    benchmark: Benchmark, features: Features, parts: Sequence[str]
+) -> list[Split]:
+    """The splits without the images that could not be decoded."""
+    splits = []
+    for split in benchmark.splits:
+        read = {part: features.readable(getattr(split, part)) for part in parts}
+        for part, indices in read.items():
+            if not len(indices):
+                raise errors.DatasetError(
+                    f"{benchmark.title}: no image of the {part} part can be decoded"
+                )
+        splits.append(Split(**{**split.parts(), **read}))
+    return splits
+
+
+def _efficiency(
+    benchmark: Benchmark,
+    regressions: _Regressions,
+    splits: Sequence[Split],
+    seed: int,
+    resampling: summaries.Resampling,
+) -> dict[str, Figure]:
+    """SRCC with part of the training contents; the penalty is chosen again for each."""
+    contents = np.array(benchmark.contents)
+    curve = {}
+    for share in TRAINING_SHARES:
+        smaller = []
+        for number, split in enumerate(splits):
+            unique = np.unique(contents[split.train])
+            order = np.random.default_rng([seed, number]).permutation(unique)
+            kept = order[: max(1, round(share * len(order)))]
+            train = split.train[np.isin(contents[split.train], kept)]
+            smaller.append(Split(train, split.validation, split.test))
+        *_, tests = _choose_and_test(regressions, smaller, benchmark.scores_N)
+        figures = summaries.figures(tests, benchmark.scores_N, resampling, ("srcc",))
+        curve[f"{share:g}"] = figures["srcc"]
+    return curve

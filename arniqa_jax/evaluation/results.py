@@ -1,0 +1,295 @@
+"""What an evaluation finds: plain data, written to and read from a directory.
+
+`results.json` holds every figure; `predictions.npz` the predictions on the test parts
+with the scores beside them, which is what comparing two runs needs. Neither is a
+pickle. Files are written under another name and renamed.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from arniqa_jax import errors
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("arniqa_jax", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One figure over the splits, with its 95 % bootstrap interval over images.
+
+    `low` and `high` bound the median; NaN where the test part is too small.
+    """
+
+    median: float
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """The figures of one distortion type or group; `images` over all test parts."""
+
+    images: int
+    srcc: Figure
+    plcc: Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class TestPart:
+    """Indices of the test images of a split, in the dataset, and their predictions.
+
+    Predictions are in the unit and direction of the dataset's scores.
+    """
+
+    indices: np.ndarray
+    predictions: np.ndarray
+    train_images: int
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetResult:
+    """One dataset, evaluated on its own splits.
+
+    Attributes:
+      name, title, kind, averaged, note, split_origin: as in `Benchmark`.
+      higher_is_better, score_range: of the scores.
+      images: number of images that were used.
+      fingerprint: of names, scores and splits.
+      alpha: the penalty with the highest median SRCC on the validation parts.
+      validation_srcc: that SRCC.
+      figures: a `Figure` for each of `statistics.METRICS`.
+      per_split: the same figures, split by split.
+      by_type, by_group: `Subset` per distortion type and group.
+      efficiency: SRCC by the share of the training part, `0.1` to `1.0`; or empty.
+      tests: the test parts, split by split.
+      image_names: of all images of the dataset.
+      scores_N: of all images.
+      weights_D, intercept: the regressor of the whole dataset.
+    """
+
+    name: str
+    title: str
+    kind: str
+    averaged: bool
+    note: str
+    split_origin: str
+    higher_is_better: bool
+    score_range: tuple[float, float]
+    images: int
+    fingerprint: str
+    alpha: float
+    validation_srcc: float
+    figures: dict[str, Figure]
+    per_split: dict[str, list[float]]
+    by_type: dict[str, Subset]
+    by_group: dict[str, Subset]
+    efficiency: dict[str, Figure]
+    tests: tuple[TestPart, ...]
+    image_names: tuple[str, ...]
+    scores_N: np.ndarray
+    weights_D: np.ndarray
+    intercept: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossResult:
+    """The regressor of the whole of one dataset on every image of another."""
+
+    train: str
+    test: str
+    alpha: float
+    images: int
+    figures: dict[str, Figure]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """An evaluation of one encoder.
+
+    Attributes:
+      encoder: its name, for tables.
+      fingerprint: of its bits.
+      feature_dim: width at one scale.
+      patch_size, crops, full_reference, seed: the protocol.
+      datasets: the datasets on their own splits.
+      cross: one dataset's regressor on another.
+    """
+
+    encoder: str
+    fingerprint: str
+    feature_dim: int
+    patch_size: int
+    crops: str
+    full_reference: bool
+    seed: int
+    datasets: tuple[DatasetResult, ...]
+    cross: tuple[CrossResult, ...]
+
+    def dataset(self, name: str) -> DatasetResult:
+        return next(d for d in self.datasets if d.name == name)
+
+
+# Not in results.json: arrays, most of them in predictions.npz.
+_ARRAYS = ("tests", "image_names", "scores_N", "weights_D", "intercept")
+
+
+def to_json(results: Results, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The figures as plain data; NaN, which JSON has not, becomes null."""
+    datasets = []
+    for dataset in results.datasets:
+        fields = dataclasses.asdict(dataclasses.replace(dataset, tests=()))
+        datasets.append({k: v for k, v in fields.items() if k not in _ARRAYS})
+    described = {
+        "schema_version": SCHEMA_VERSION,
+        **{
+            field.name: getattr(results, field.name)
+            for field in dataclasses.fields(results)
+            if field.name not in ("datasets", "cross")
+        },
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "config": config or {},
+        "datasets": datasets,
+        "cross": [dataclasses.asdict(cross) for cross in results.cross],
+    }
+    return _without_nan(described)
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value
+
+
+def save(
+    results: Results, directory: pathlib.Path, config: dict[str, Any] | None = None
+) -> None:
+    """Writes `results.json` and `predictions.npz`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for dataset in results.datasets:
+        arrays[f"{dataset.name}/images"] = np.array(dataset.image_names)
+        arrays[f"{dataset.name}/scores"] = dataset.scores_N
+        arrays[f"{dataset.name}/weights"] = dataset.weights_D
+        arrays[f"{dataset.name}/intercept"] = np.array(dataset.intercept)
+        for number, test in enumerate(dataset.tests):
+            place = f"{dataset.name}/split{number}"
+            arrays[f"{place}/test"] = test.indices
+            arrays[f"{place}/predictions"] = test.predictions
+            arrays[f"{place}/train_images"] = np.array(test.train_images)
+    aside = directory / "predictions.aside.npz"
+    np.savez(aside, **arrays)
+    os.replace(aside, directory / "predictions.npz")
+    write_text(
+        directory / "results.json",
+        json.dumps(to_json(results, config), indent=1) + "\n",
+    )
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file aside and renames it, so that it is never there by half."""
+    aside = path.with_name(path.name + ".aside")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def load(directory: str | os.PathLike) -> Results:
+    """Reads what `save` wrote.
+
+    Args:
+      directory: the one with `results.json`, or a workdir with one result in it.
+
+    Raises:
+      UsageError: there is none, or more than one.
+      ArniqaError: it is of another version, or damaged.
+    """
+    directory = _find(pathlib.Path(directory))
+    try:
+        data = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise errors.ArniqaError(
+                f"{directory}/results.json has the schema version "
+                f"{data.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
+                f"evaluate again"
+            )
+        with np.load(directory / "predictions.npz", allow_pickle=False) as arrays:
+            datasets = tuple(_load_dataset(d, arrays) for d in data["datasets"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.ArniqaError(
+            f"{directory} holds no complete results ({error!r}): evaluate again"
+        ) from error
+    fields = {f.name for f in dataclasses.fields(Results)} - {"datasets", "cross"}
+    cross = tuple(
+        CrossResult(**{**c, "figures": _figures(c["figures"])}) for c in data["cross"]
+    )
+    return Results(
+        **{name: data[name] for name in fields}, datasets=datasets, cross=cross
+    )
+
+
+def _find(directory: pathlib.Path) -> pathlib.Path:
+    if (directory / "results.json").is_file():
+        return directory
+    found = sorted(directory.glob("results/*/results.json"))
+    if len(found) != 1:
+        names = ", ".join(str(path.parent) for path in found) or "none"
+        raise errors.UsageError(
+            f"{directory}: expected results.json, or a workdir with one set of results "
+            f"below results/, found {names}; name one of them"
+        )
+    return found[0].parent
+
+
+def _load_dataset(data: dict[str, Any], arrays) -> DatasetResult:
+    name = data["name"]
+    tests = []
+    while f"{name}/split{len(tests)}/test" in arrays:
+        place = f"{name}/split{len(tests)}"
+        tests.append(
+            TestPart(
+                arrays[f"{place}/test"],
+                arrays[f"{place}/predictions"],
+                int(arrays[f"{place}/train_images"]),
+            )
+        )
+    return DatasetResult(
+        **{
+            **data,
+            "score_range": tuple(data["score_range"]),
+            "figures": _figures(data["figures"]),
+            "efficiency": _figures(data["efficiency"]),
+            "by_type": {k: _subset(v) for k, v in data["by_type"].items()},
+            "by_group": {k: _subset(v) for k, v in data["by_group"].items()},
+        },
+        tests=tuple(tests),
+        image_names=tuple(arrays[f"{name}/images"].tolist()),
+        scores_N=arrays[f"{name}/scores"],
+        weights_D=arrays[f"{name}/weights"],
+        intercept=float(arrays[f"{name}/intercept"]),
+    )
+
+
+def _figures(data: dict[str, dict]) -> dict[str, Figure]:
+    return {name: _figure(values) for name, values in data.items()}
+
+
+def _figure(values: dict[str, float | None]) -> Figure:
+    return Figure(**{k: float("nan") if v is None else v for k, v in values.items()})
+
+
+def _subset(data: dict[str, Any]) -> Subset:
+    return Subset(data["images"], _figure(data["srcc"]), _figure(data["plcc"]))
