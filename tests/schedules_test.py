@@ -40,7 +40,9 @@ def test_warm_restarts_by_step():
 
 def test_warm_restarts_after_a_warm_up():
     schedule = _schedule(warmup_steps=4)
-    np.testing.assert_allclose([schedule(k) for k in (0, 1, 3)], [0, 2.5e-4, 7.5e-4])
+    np.testing.assert_allclose(
+        [schedule(k) for k in (0, 1, 3)], [0, 2.5e-4, 7.5e-4], 1e-6
+    )
     np.testing.assert_allclose(schedule(4), 1e-3, rtol=1e-6)
     np.testing.assert_allclose(schedule(9), _cosine(0.5), rtol=1e-5)
 
@@ -81,7 +83,7 @@ def test_sgd_is_that_of_pytorch():
     params = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
     state = optimizer.init(params)
     expected = {name: np.array(p, np.float64) for name, p in params.items()}
-    buffer = {name: 0.0 for name in params}
+    buffer = dict.fromkeys(params, 0.0)
     for step in range(3):
         grads = {"kernel": jnp.array([[0.3, 0.1 * step]]), "bias": jnp.array([-1.0])}
         updates, state = optimizer.update(grads, state, params)
@@ -106,7 +108,7 @@ def test_lars_leaves_vectors_without_decay():
 
 
 def test_an_unknown_optimizer_is_named():
-    with pytest.raises(errors.UsageError, match="optimizer.name='adam'"):
+    with pytest.raises(errors.UsageError, match=r"optimizer\.name='adam'"):
         schedules.optimizer(
             name="adam", schedule=lambda _: 0.1, momentum=0.9, weight_decay=0.0
         )

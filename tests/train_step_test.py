@@ -40,7 +40,7 @@ def _state(optimizer) -> train_step.TrainState:
 
 
 _SCHEDULE = schedules.learning_rate_schedule(
-    name="constant", learning_rate=0.05, batch_size=16, steps_per_epoch=1,
+    name="constant", learning_rate=1e-3, batch_size=16, steps_per_epoch=1,
     total_steps=5, first_period_epochs=1.0, period_multiplier=2.0, floor=0.0,
     warmup_steps=0, lr_scaling="none",
 )  # fmt: skip
@@ -66,6 +66,11 @@ def _run(devices: int, accumulation: int = 1, steps: int = 5):
     return jax.device_get(state), history, jax.device_get(preview), step
 
 
+@jax.jit
+def _degrade(batch):
+    return train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
+
+
 @pytest.fixture(scope="module")
 def one_device():
     return _run(1)
@@ -87,16 +92,14 @@ def test_the_step_compiles_once_and_learns(one_device):
     assert state.step == 5
     assert set(history[0]) == set(train_step.METRICS)
     assert all(metrics["nonfinite"] == 0 for metrics in history)
-    assert all(metrics["learning_rate"] == np.float32(0.05) for metrics in history)
+    assert all(metrics["learning_rate"] == np.float32(1e-3) for metrics in history)
     # The statistics were updated twice a step, from 0 and 1.
     assert np.abs(state.batch_stats["encoder"]["bn1"]["mean"]).min() > 0
 
 
 def test_the_preview_is_what_the_step_saw(one_device):
     *_, preview, _ = one_device
-    crops, expected = jax.jit(
-        lambda batch: train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
-    )(_batch(4))
+    crops, expected = _degrade(_batch(4))
     np.testing.assert_array_equal(preview.images, expected.images)
     np.testing.assert_array_equal(preview.chains.ops, expected.chains.ops)
     assert preview.images.shape == (train_step.PREVIEW_PAIRS, 2, 2, _SIZE, _SIZE, 3)
@@ -104,13 +107,10 @@ def test_the_preview_is_what_the_step_saw(one_device):
 
 
 def test_a_pair_depends_on_its_seed_and_not_on_its_place():
-    degrade = jax.jit(
-        lambda batch: train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
-    )
     batch = _batch(0)
-    crops, _ = degrade(batch)
+    crops, _ = _degrade(batch)
     order = np.random.default_rng(0).permutation(_PAIRS)
-    moved, _ = degrade({name: value[order] for name, value in batch.items()})
+    moved, _ = _degrade({name: value[order] for name, value in batch.items()})
     np.testing.assert_array_equal(moved, crops[order])
 
 
@@ -118,9 +118,7 @@ def test_all_crops_of_a_pair_share_the_chain():
     """Equal crops under deterministic distortions stay equal; pairs differ."""
     batch = _batch(0)
     batch["images"][:] = batch["images"][:1, :1, :1]
-    crops, _ = jax.jit(
-        lambda batch: train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
-    )(batch)
+    crops, _ = _degrade(batch)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(27), jnp.asarray(batch["seed"])
     )
@@ -154,7 +152,6 @@ def test_chunks_change_only_what_batch_norm_sees():
         lambda s, v: train_step._gradients(_MODEL, s, v[0], v[1], 0.1, 2)
     )(state, views)
 
-    @jax.jit
     def directly(params):
         # Pairs 0 and 2, then 1 and 3; two rows (scales) a pair.
         chunks = [np.array([0, 1, 4, 5]), np.array([2, 3, 6, 7])]
@@ -168,9 +165,9 @@ def test_chunks_change_only_what_batch_norm_sees():
         a, b = (jnp.concatenate(z)[order] for z in zip(*embeddings, strict=True))
         return losses.nt_xent(a, b, 0.1), (a, b, batch_stats)
 
-    (expected, aux), expected_grads = jax.value_and_grad(directly, has_aux=True)(
-        state.params
-    )
+    (expected, aux), expected_grads = jax.jit(
+        jax.value_and_grad(directly, has_aux=True)
+    )(state.params)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for got, wanted in (((a, b, statistics), aux), (grads, expected_grads)):
         jax.tree.map(

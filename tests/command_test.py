@@ -1,0 +1,108 @@
+"""How commands start and end: codes, one line for an error, help without JAX."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from arniqa_jax import command, errors
+
+COMMANDS = ["main", "evaluate", "degradation.gallery"]
+
+
+def _run(monkeypatch, capsys, main, *arguments):
+    """Exit code, standard output and standard error of a command in this process."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    flags.DEFINE_integer("count", 1, "How many.", flag_values=values)
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command.run(lambda rest: main(values, rest), values, usage="What it does.")
+    return end.value.code, *capsys.readouterr()
+
+
+def _fail(error):
+    def main(values, arguments):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (errors.ArniqaError("two\nlines"), 1, "two lines"),
+        (errors.UsageError("wrong"), 2, "wrong"),
+        (OSError(28, "No space left on device", "file"), 1, "No space left on device"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(monkeypatch, capsys, error, code, line):
+    got, out, err = _run(monkeypatch, capsys, _fail(error))
+    assert (got, out) == (code, "")
+    assert err.startswith("error: ") and line in err and err.count("\n") == 1
+
+
+def test_success_and_the_flags(monkeypatch, capsys):
+    def main(values, arguments):
+        print(values["count"].value, arguments)
+
+    assert _run(monkeypatch, capsys, main, "--count=3", "a") == (0, "3 ['a']\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--cuont=3"], "'cuont'. Did you mean: count"),
+        (["--count=many"], "--count=many"),
+        (["--config=configs/nowhere.py"], "there is no such file"),
+        (["--config=setup.cfg"], "cannot be read"),
+        (["--config=configs/pretrain.py", "--config.train.stesp=4"], "mean 'steps'?"),
+        (["--config=configs/pretrain.py", "--config.trian.steps=4"], "mean 'train'?"),
+        (["--config=configs/pretrain.py", "--config.zzz=4"], "no field 'zzz'"),
+        (["--config=configs/pretrain.py", "--config.train.steps=a"], "invalid literal"),
+        (["--config=configs/pretrain.py:x"], "takes 0 positional arguments"),
+        (["--config.seed=4", "--config=configs/pretrain.py"], "--config.seed=4"),
+    ],
+)
+def test_wrong_use_is_one_line(monkeypatch, capsys, arguments, line):
+    code, out, err = _run(monkeypatch, capsys, _fail(AssertionError), *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and line in err and err.count("\n") == 1
+
+
+def test_help_lists_the_flags(monkeypatch, capsys):
+    code, out, _ = _run(monkeypatch, capsys, _fail(AssertionError), "--help")
+    assert code == 0
+    assert "What it does." in out and "--count: How many. (default: 1)" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_does_without_jax(name):
+    program = (
+        "import runpy, sys; sys.argv = ['command', '--help']\n"
+        f"try: runpy.run_module('arniqa_jax.{name}', run_name='__main__')\n"
+        "finally: print('jax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("False\n")
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_a_stop_request_waits_and_the_second_ctrl_c_does_not():
+    with command.StopRequest() as stop:
+        assert stop.exit_code is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exit_code == 75
+    with command.StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.exit_code == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
