@@ -1,0 +1,413 @@
+"""What a batch of pairs holds, and that nothing but seed and step decides it."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from arniqa_jax.data import crops, pairs, photos
+from arniqa_jax.errors import ArniqaError, DatasetError, ImageError, UsageError
+
+
+class Photos:
+    """Photographs in memory, some of them bad; counts how often each is decoded."""
+
+    def __init__(self, images, bad=()):
+        self.images, self.bad, self.decoded = images, bad, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise ImageError(f"{self.name(index)}: truncated")
+        self.decoded.append(index)
+        return self.images[index]
+
+    def name(self, index):
+        return f"{index}.png"
+
+
+def _flat(number, bad=(), size=4):
+    """Photograph i has the value i everywhere, from 1 on: 0 is what lies outside."""
+    levels = range(1, number + 1)
+    return Photos([np.full((size, size, 3), k, np.uint8) for k in levels], bad)
+
+
+def _noise(number):
+    rng = np.random.default_rng(0)
+    return Photos(
+        [rng.integers(0, 256, (20 + k, 30, 3), dtype=np.uint8) for k in range(number)]
+    )
+
+
+def _take(source, number, **options):
+    options = {"seed": 27, "patch_size": 8, "batch_size": 4} | options
+    with pairs.pair_batches(source, **options) as batches:
+        return [next(batches) for _ in range(number)]
+
+
+def _assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys() == {"images", "seed", "record", "skipped"}
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def _concatenate(batches, name):
+    return np.concatenate([batch[name] for batch in batches])
+
+
+def test_shapes_and_types():
+    (batch,) = _take(_noise(5), 1, patch_size=16, batch_size=3)
+    assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
+        "images": ((3, 2, 2, 16, 16, 3), np.uint8),
+        "seed": ((3,), np.uint32),
+        "record": ((3, 2), np.int64),
+        "skipped": ((3, 2), np.int32),
+    }
+
+
+@pytest.mark.parametrize("pairing", pairs.PAIRINGS)
+def test_both_views_show_the_photographs_of_the_record(pairing):
+    batches = _take(_flat(6), 9, pairing=pairing, patch_size=2)
+    images = _concatenate(batches, "images")
+    record = _concatenate(batches, "record")
+    expected = np.broadcast_to((record + 1)[:, :, None, None, None, None], images.shape)
+    np.testing.assert_array_equal(images, expected)
+    assert (record[:, 0] != record[:, 1]).all()
+
+
+def test_scales_are_crops_of_the_image_and_of_its_half():
+    source = _noise(5)
+    for batch in _take(source, 5):
+        for images, record in zip(batch["images"], batch["record"], strict=True):
+            for scales, index in zip(images, record, strict=True):
+                image = source.images[index]
+                for crop, whole in zip(
+                    scales, (image, crops.half_scale(image)), strict=True
+                ):
+                    windows = np.lib.stride_tricks.sliding_window_view(
+                        whole, (8, 8, 3)
+                    ).reshape(-1, 8, 8, 3)
+                    assert (windows == crop).all(axis=(1, 2, 3)).any()
+
+
+def test_crops_of_a_pair_are_drawn_independently():
+    # Two photographs that show their own coordinates, so that a crop tells its place.
+    rows, columns = np.mgrid[:64, :64]
+    image = np.stack([rows, columns, rows], -1).astype(np.uint8)
+    batches = _take(Photos([image, image]), 60)
+    places = _concatenate(batches, "images")[:, :, 0, 0, 0, :2].reshape(-1, 4)
+    correlation = np.corrcoef(places.astype(float).T)
+    assert np.abs(correlation - np.eye(4)).max() < 0.2
+    assert places.min() == 0 and places.max() == 56
+
+
+def test_an_epoch_shows_every_photograph_once_as_view_a_in_a_new_order():
+    records = _concatenate(_take(_flat(8), 6), "record")[:, 0].reshape(3, 8)
+    for epoch in records:
+        assert sorted(epoch) == list(range(8))
+    assert not (records[0] == records[1]).all()
+    assert not (records[1] == records[2]).all()
+
+
+def test_seeds_are_new_for_each_pair_and_epoch_and_follow_the_seed():
+    seeds = _concatenate(_take(_flat(8), 10), "seed")
+    assert len(set(seeds.tolist())) == 40
+    other = _concatenate(_take(_flat(8), 10, seed=28), "seed")
+    assert not set(seeds.tolist()) & set(other.tolist())
+
+
+def test_the_seed_is_the_first_number_drawn_for_a_pair():
+    drawn = pairs._plan_pair(3, np.random.default_rng(5), number=10)["seed"]
+    assert drawn == np.random.default_rng(5).integers(2**32, dtype=np.uint32)
+
+
+def test_partners_are_uniform_among_the_others():
+    record = _concatenate(
+        _take(_flat(6, size=1), 60, patch_size=1, batch_size=60), "record"
+    )
+    counts = np.zeros((6, 6))
+    np.add.at(counts, tuple(record.T), 1)
+    assert not counts.diagonal().any()
+    others = counts[~np.eye(6, dtype=bool)].reshape(6, 5)
+    assert stats.chisquare(others, axis=1).pvalue.min() > 0.01
+
+
+@pytest.mark.parametrize("pairing", pairs.PAIRINGS)
+def test_batches_are_the_same_for_any_number_of_workers(tmp_path, pairing):
+    for index, image in enumerate(_noise(7).images):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    (tmp_path / "3.png").write_bytes(b"damaged")
+    source = photos.open_photos(str(tmp_path))
+    options = {"pairing": pairing, "max_bad_share": 0.2}
+    expected = _take(source, 8, **options)
+    assert _concatenate(expected, "skipped").any()
+    for workers in (1, 2):
+        _assert_equal(_take(source, 8, workers=workers, **options), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_continues_the_same_batches(workers):
+    source = _noise(5)
+    expected = _take(source, 7)[4:]
+    _assert_equal(_take(source, 3, start_step=4, workers=workers), expected)
+
+
+@pytest.mark.parametrize("pairing", pairs.PAIRINGS)
+def test_the_shares_of_the_processes_are_the_rows_of_one(pairing):
+    source = _noise(5)
+    expected = _take(source, 6, pairing=pairing)
+    shares = [
+        _take(source, 6, pairing=pairing, process_index=index, process_count=2)
+        for index in range(2)
+    ]
+    joined = [
+        {name: np.concatenate([a[name], b[name]]) for name in a}
+        for a, b in zip(*shares, strict=True)
+    ]
+    _assert_equal(joined, expected)
+
+
+def test_rolled_takes_the_photograph_of_the_next_row_and_decodes_each_once():
+    source = _flat(12)
+    batches = _take(source, 3, pairing="rolled")
+    for batch in batches:
+        np.testing.assert_array_equal(
+            batch["record"][:, 1], np.roll(batch["record"][:, 0], -1)
+        )
+    assert sorted(source.decoded[:12]) == list(range(12))
+
+
+def test_rolled_passes_over_the_same_photograph_in_the_next_row():
+    records, drawn = np.array([2, 2, 5, 2]), np.array([7, 8, 9, 0])
+    np.testing.assert_array_equal(pairs._roll(records, drawn), [5, 5, 2, 5])
+    np.testing.assert_array_equal(pairs._roll(records[:2], drawn[:2]), [7, 8])
+
+
+def test_the_cache_gives_way_to_the_latest_photograph():
+    source = _flat(4)
+    load = pairs._Loader(
+        source,
+        patch_size=4,
+        rows=slice(None),
+        pairing="independent",
+        max_bad_share=0,
+        cache_bytes=2 * (48 + 12),  # two photographs with their halves
+    )
+    plan = {
+        "record": np.array([0, 0, 2, 0]),
+        "partner": np.array([1, 1, 0, 1]),
+        "seed": np.arange(4, dtype=np.uint32),
+    }
+    load(plan)
+    assert source.decoded == [0, 1, 2, 0, 1]
+
+
+def test_unreadable_photographs_are_replaced_by_the_next_readable_one():
+    source = _flat(10, bad=(3, 4, 9))
+    batches = _take(source, 30, max_bad_share=0.3)
+    record = _concatenate(batches, "record")
+    skipped = _concatenate(batches, "skipped")
+    assert set(record.ravel().tolist()) == {0, 1, 2, 5, 6, 7, 8}
+    assert (record[:, 0] != record[:, 1]).all()
+    assert {(int(r), int(s)) for r, s in zip(record[:, 0], skipped[:, 0], strict=True)
+            } == {(0, 0), (0, 1), (1, 0), (2, 0), (5, 0), (5, 1), (5, 2), (6, 0),
+                  (7, 0), (8, 0)}  # fmt: skip
+
+
+def test_bad_photographs_are_named_once_and_counted_each_time(caplog):
+    source = _flat(10, bad=(3, 4, 9))
+    batches = _take(source, 30, max_bad_share=0.3)
+    bad = pairs.BadPhotographs(source, 0.3)
+    counts = [bad.update(batch) for batch in batches]
+    assert counts == [int(batch["skipped"].sum()) for batch in batches]
+    assert sum(counts) > 20
+    named = sorted(record.getMessage() for record in caplog.records)
+    assert [name.rsplit(": ", 2)[1:] for name in named] == [
+        ["3.png", "truncated"],
+        ["4.png", "truncated"],
+        ["9.png", "truncated"],
+    ]
+
+
+def test_a_partner_among_those_passed_over_is_not_called_bad(caplog):
+    source = _flat(5, bad=(1, 3))
+    bad = pairs.BadPhotographs(source, 0.4)
+    batch = {"record": np.array([[2, 4]]), "skipped": np.array([[0, 2]])}
+    assert bad.update(batch) == 2
+    assert len(caplog.records) == 2 and "2.png" not in caplog.text
+
+
+def test_more_distinct_bad_photographs_than_allowed_end_the_run():
+    # Never two in a row, so that only counting over batches finds them.
+    source = _flat(20, bad=(3, 8, 13))
+    batches = _take(source, 40, max_bad_share=0.1)
+    bad = pairs.BadPhotographs(source, 0.1)
+    with pytest.raises(
+        DatasetError, match=r"3 of the 20 .*max_bad_share=0\.1"
+    ) as caught:
+        for batch in batches:
+            bad.update(batch)
+    assert "png: truncated. Repair or remove them" in str(caught.value)
+    allowed = pairs.BadPhotographs(source, 0.15)
+    assert sum(allowed.update(batch) for batch in batches) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_in_a_row_end_the_run_with_one_line(workers):
+    source = _flat(10, bad=(4, 5, 6))
+    with pytest.raises(DatasetError) as caught:
+        _take(source, 20, max_bad_share=0.29, workers=workers)
+    assert type(caught.value) is DatasetError
+    message = str(caught.value)
+    assert message.startswith("unreadable: 3 of the 10 photographs")
+    assert ".png: truncated" in message and "\n" not in message
+    assert not multiprocessing.active_children()
+
+
+def test_the_share_is_not_lost_to_rounding():
+    source = _flat(100, bad=tuple(range(29)))
+    record = _concatenate(_take(source, 30, max_bad_share=0.29), "record")
+    assert record.min() == 29
+
+
+def test_a_single_readable_photograph_forms_no_pair():
+    with pytest.raises(DatasetError, match=r"no two are readable.*1\.png: truncated"):
+        _take(_flat(2, bad=(1,)), 1, max_bad_share=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairing": "random"}, "'random' is unknown: expected independent or rolled"),
+        ({"batch_size": 5, "process_count": 2}, "positive multiple of .* processes, 2"),
+        ({"batch_size": 0}, "train.batch_size=0"),
+        ({"workers": -1}, "found -1, 8 and 0.05"),
+        ({"patch_size": 0}, "found 0, 0 and 0.05"),
+        ({"max_bad_share": 1.5}, "found 0, 8 and 1.5"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(UsageError, match=message):
+        _take(_flat(3), 1, **options)
+
+
+def test_a_killed_worker_is_an_error_and_not_a_wait():
+    with pairs.pair_batches(
+        _flat(4), seed=0, patch_size=4, batch_size=2, workers=1
+    ) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(ArniqaError, match=r"worker ended unexpectedly.*-9"):
+            for _ in range(20):
+                next(batches)
+
+
+def test_signals_are_as_before_for_the_caller():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    _take(_flat(3), 1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+# A program that trains: on a signal it takes a few more batches ("saves") and ends.
+PROGRAM = """
+    import multiprocessing, signal, sys
+    import numpy as np
+    from arniqa_jax.data import pairs
+    from tests.pairs_test import _flat
+
+    def main(end):
+        stopped = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: stopped.append(number))
+        batches = pairs.pair_batches(
+            _flat(4), seed=0, patch_size=4, batch_size=2, workers=2)
+        next(batches)
+        pids = [child.pid for child in multiprocessing.active_children()]
+        print(*pids, flush=True)
+        if end == "exit":
+            sys.exit(3)
+        if end == "forget":
+            del batches
+            return
+        while len(stopped) < 2:
+            next(batches)
+        for _ in range(5):
+            next(batches)
+        batches.close()
+        print("saved", flush=True)
+
+    if __name__ == "__main__":
+        main(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    started = []
+
+    def _start(end):
+        process = subprocess.Popen(
+            [sys.executable, program, end],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.getcwd()},
+            start_new_session=True,
+        )
+        started.append(process)
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2, process.communicate()[1]
+        return process, workers
+
+    yield _start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _all_end(pids):
+    """Waits until none of the processes is there; far longer than they should need."""
+    for _ in range(600):
+        if not any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_kill_9_of_the_parent_leaves_no_worker(start):
+    process, workers = start("never")
+    process.kill()
+    assert _all_end(workers)
+
+
+def test_signals_to_the_group_leave_the_workers_to_the_parent(start):
+    process, workers = start("signal")
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=100)
+    assert (output, errors, process.returncode) == ("saved\n", "", 0)
+    assert _all_end(workers)
+
+
+@pytest.mark.parametrize(("end", "code"), [("exit", 3), ("forget", 0)])
+def test_a_parent_that_does_not_close_ends_all_the_same(start, end, code):
+    process, workers = start(end)
+    _, errors = process.communicate(timeout=100)
+    assert (errors, process.returncode) == ("", code)
+    assert _all_end(workers)
