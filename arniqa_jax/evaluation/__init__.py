@@ -1,15 +1,17 @@
 """From features to SRCC tables: ridge regression, protocol and reports.
 
-`load_benchmarks` is imported when it is first used, so that importing the package does
-not load JAX.
+The names below are imported when they are first used, so that importing the package
+does not load JAX.
 """
 
 import importlib
 
-__all__ = ["load_benchmarks"]
+_HOMES = {"evaluate": "protocol", "load_benchmarks": "loading", "validate": "protocol"}
+
+__all__ = ["evaluate", "load_benchmarks", "validate"]
 
 
 def __getattr__(name):
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.loading"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

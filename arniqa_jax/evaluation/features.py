@@ -49,6 +49,7 @@ class Encoder(Protocol):
 
     name: str
     variables: Any
+    patch_size: int  # side of its crops in pixels
 
     @property
     def feature_dim(self) -> int:
@@ -68,7 +69,6 @@ class Extractor:
     Attributes:
       encoder: the encoder.
       cache_dir: where features are kept, below the fingerprint of the encoder.
-      patch_size: side of a crop in pixels.
       crops: `five` or `whole`.
       mesh: devices to use; None for one.
       workers: threads that decode images.
@@ -76,7 +76,6 @@ class Extractor:
 
     encoder: Encoder
     cache_dir: pathlib.Path
-    patch_size: int = 224
     crops: str = "five"
     mesh: jax.sharding.Mesh | None = None
     workers: int = 2
@@ -149,7 +148,9 @@ class Extractor:
         if values is not None:
             logging.info("%s: features of %d images from the cache", title, len(rows))
             return values
-        views = _Views(images, self.patch_size, self.crops == "whole", skip_unreadable)
+        views = _Views(
+            images, self.encoder.patch_size, self.crops == "whole", skip_unreadable
+        )
         crops = 1 if self.crops == "whole" else 5
         width = 2 * self.encoder.feature_dim
         bar = tqdm.tqdm(
@@ -258,7 +259,7 @@ class Extractor:
     def _key(self, images: Images, rows: np.ndarray, skip_unreadable: bool) -> str:
         stamps = images.stamps()
         content = [[images.names[row], stamps[row]] for row in rows]
-        protocol = [_FORMAT, self.crops, self.patch_size, skip_unreadable]
+        protocol = [_FORMAT, self.crops, self.encoder.patch_size, skip_unreadable]
         described = json.dumps([self._fingerprint, protocol, content])
         return hashlib.sha256(described.encode()).hexdigest()
 

@@ -14,7 +14,7 @@ def load_benchmarks(
     names: str,
     root: str | os.PathLike,
     *,
-    cache_dir: str | os.PathLike,
+    cache_dir: str | os.PathLike | None = None,
     allow_partial: bool = False,
     seed: int = 27,
 ) -> list[Benchmark]:
@@ -25,7 +25,8 @@ def load_benchmarks(
         `builtin` for the proxy, `csv` for a table of one's own in `root`, or
         `csv:PATH` for one elsewhere (a table or a folder with one; relative to `root`).
       root: folder that holds the folders of the datasets; may be empty for `builtin`.
-      cache_dir: where the proxy is kept.
+      cache_dir: where the proxy is kept; by default the user's cache directory, so
+        that it is made once on a machine.
       allow_partial: go on where images or scores are missing, and mark the dataset.
       seed: of the splits that are drawn.
 
@@ -54,7 +55,7 @@ def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
             f"are {', '.join(known)}"
         )
     if kind.lower() == "builtin":
-        return proxy.open_proxy(pathlib.Path(cache_dir))
+        return proxy.open_proxy(pathlib.Path(cache_dir or _user_cache()))
     if not str(root) and not path:
         raise errors.UsageError(
             f"evaluation.datasets={name} needs evaluation.root, the folder that holds "
@@ -64,3 +65,8 @@ def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
     if kind.lower() == "csv":
         return benchmarks.open_csv(pathlib.Path(root) / path, **options)
     return benchmarks.open_benchmark(kind.lower(), pathlib.Path(root), **options)
+
+
+def _user_cache() -> pathlib.Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(cache).expanduser() / "arniqa_jax"

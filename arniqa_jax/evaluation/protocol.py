@@ -47,7 +47,6 @@ def validate(
     alpha: float,
     cache_dir: str | os.PathLike,
     mesh: jax.sharding.Mesh | None = None,
-    patch_size: int = 224,
     crops: str = "five",
     workers: int = 2,
 ) -> dict[str, float]:
@@ -60,7 +59,7 @@ def validate(
       The SRCC of each dataset by its name, and their `mean`.
     """
     directory = pathlib.Path(cache_dir) / "validation"
-    extractor = Extractor(encoder, directory, patch_size, crops, mesh, workers)
+    extractor = Extractor(encoder, directory, crops, mesh, workers)
     feature_store.prune(directory, keep=extractor.directory)
     figures = {}
     for benchmark in benchmarks:
@@ -84,7 +83,6 @@ def evaluate(
     *,
     cache_dir: str | os.PathLike,
     mesh: jax.sharding.Mesh | None = None,
-    patch_size: int = 224,
     crops: str = "five",
     workers: int = 2,
     seed: int = 27,
@@ -98,7 +96,6 @@ def evaluate(
       benchmarks: the datasets.
       cache_dir: where features are kept.
       mesh: devices to embed on; None for one.
-      patch_size: side of a crop in pixels.
       crops: `five` or `whole`.
       workers: threads that decode images.
       seed: of the bootstrap and of the parts in the data-efficiency curve.
@@ -109,9 +106,7 @@ def evaluate(
     Raises:
       DatasetError: full reference without any dataset that has references.
     """
-    extractor = Extractor(
-        encoder, pathlib.Path(cache_dir), patch_size, crops, mesh, workers
-    )
+    extractor = Extractor(encoder, pathlib.Path(cache_dir), crops, mesh, workers)
     if full_reference:
         benchmarks = [b for b in benchmarks if b.references is not None]
         if not benchmarks:
@@ -138,7 +133,7 @@ def evaluate(
         encoder=encoder.name,
         fingerprint=encoder.fingerprint(),
         feature_dim=encoder.feature_dim,
-        patch_size=patch_size,
+        patch_size=encoder.patch_size,
         crops=crops,
         full_reference=full_reference,
         seed=seed,

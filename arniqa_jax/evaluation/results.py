@@ -7,6 +7,7 @@ pickle. Files are written under another name and renamed.
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from arniqa_jax import errors
+from arniqa_jax.workdir import write_aside
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("arniqa_jax", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
@@ -198,13 +200,6 @@ def save(
         directory / "results.json",
         json.dumps(to_json(results, config), indent=1) + "\n",
     )
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file aside and renames it, so that it is never there by half."""
-    aside = path.with_name(path.name + ".aside")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def load(directory: str | os.PathLike) -> Results:
