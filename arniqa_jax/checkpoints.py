@@ -22,10 +22,10 @@ from arniqa_jax.train_step import TrainState
 _policies = ocp.training.preservation_policies
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# Orbax tells about ten lines a save at INFO; and where a checkpoint is damaged, its
-# background tasks add tracebacks to the error that reaches us.
+# Orbax tells about ten lines a save; and where a checkpoint is damaged, warnings and
+# tracebacks of its background tasks beside the error that reaches us.
 logging.get_absl_logger().addFilter(
-    lambda record: record.levelno > py_logging.INFO or "orbax" not in record.pathname
+    lambda record: record.levelno > py_logging.WARNING or "orbax" not in record.pathname
 )
 py_logging.getLogger("asyncio").setLevel(py_logging.CRITICAL)
 
@@ -206,6 +206,8 @@ def _with_sharding(tree, sharding: jax.sharding.Sharding):
 
 def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
     try:
+        stored = ocp.checkpointables_metadata(directory).metadata
+        _compare(stored["model"], like["model"])
         return ocp.load_checkpointables(directory, like)
     except (OSError, ValueError, KeyError) as error:
         raise errors.CheckpointError(
@@ -215,12 +217,31 @@ def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
+def _compare(stored: dict[str, Any] | None, like: dict[str, Any]) -> None:
+    """Raises ValueError for a difference, which Orbax would not tell so plainly."""
+    if stored is None:
+        raise ValueError("its files are truncated or damaged")
+    found, expected = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (stored, like)
+    )
+    differing = [
+        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise ValueError(differing[0] + more)
+
+
 def _reason(error: BaseException) -> str:
-    """The first line of the innermost cause, without TensorStore's specification."""
+    """The innermost cause, without TensorStore's specification and its way there."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).partition(" [tensorstore_spec")[0].strip()
-    if "tree structures do not match" in text:
-        names = [line.rstrip(":") for line in text.splitlines()[1:] if line[:1] != " "]
-        return f"it has other parameters, first {names[0]}" if names else text
-    return text.splitlines()[0] if text else type(error).__name__
+    text = text.splitlines()[0] if text else type(error).__name__
+    return text.rsplit(": ", 1)[-1]

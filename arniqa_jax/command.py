@@ -118,7 +118,8 @@ def report(message: object, code: int) -> int:
 def _prepare_environment() -> None:
     handler = py_logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    py_logging.getLogger().addHandler(handler)
+    # By force: some libraries add a handler of their own when they are imported.
+    py_logging.basicConfig(handlers=[handler], force=True)
     logging.set_verbosity(logging.INFO)
     # Read by JAX when it is imported. JAX_ENABLE_COMPILATION_CACHE=false is the switch.
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
