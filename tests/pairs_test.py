@@ -294,6 +294,8 @@ def test_a_single_readable_photograph_forms_no_pair():
         ({"pairing": "random"}, "'random' is unknown: expected independent or rolled"),
         ({"batch_size": 5, "process_count": 2}, "positive multiple of .* processes, 2"),
         ({"batch_size": 0}, "train.batch_size=0"),
+        ({"seed": -1}, "seed=-1 is not in"),
+        ({"seed": 2**32}, "seed=4294967296 is not in"),
         ({"workers": -1}, "found -1, 8 and 0.05"),
         ({"patch_size": 0}, "found 0, 0 and 0.05"),
         ({"max_bad_share": 1.5}, "found 0, 8 and 1.5"),

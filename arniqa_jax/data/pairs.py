@@ -14,33 +14,22 @@ resumes at any step by slicing the plan.
 """
 
 import collections
-import concurrent.futures
-import contextlib
 import functools
 import math
-import multiprocessing
-import multiprocessing.resource_tracker
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from arniqa_jax.data import crops
 from arniqa_jax.data.photos import PhotoSource
-from arniqa_jax.errors import ArniqaError, DatasetError, ImageError, UsageError
+from arniqa_jax.data.workers import Batches
+from arniqa_jax.errors import DatasetError, ImageError, UsageError
 
 PAIRINGS = ("independent", "rolled")
 # Decoded photographs that a process keeps: a small set then stays decoded, and `rolled`
 # finds the photograph of the row before.
 _CACHE_BYTES = 128 * 2**20
-# Ctrl-C at a terminal, or a scheduler's SIGTERM, reaches the workers too; but the main
-# process is to act on it, which still needs them until it has saved.
-_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def pair_batches(
@@ -55,7 +44,7 @@ def pair_batches(
     process_count: int = 1,
     pairing: str = "independent",
     max_bad_share: float = 0.05,
-) -> "PairBatches":
+) -> Batches:
     """Batches without end, from `start_step` on; loading begins at once.
 
     View A runs over the photographs in an order drawn anew each epoch. View B is
@@ -67,7 +56,7 @@ def pair_batches(
 
     Args:
       source: at least two photographs; pickled for the workers.
-      seed: everything random derives from it.
+      seed: everything random derives from it; 32 bits.
       patch_size: side of a crop in pixels.
       batch_size: pairs over all processes, a multiple of `process_count`.
       start_step: batches to leave out at the start.
@@ -95,6 +84,8 @@ def pair_batches(
             f"train.batch_size={batch_size} has to be a positive multiple of the "
             f"number of processes, {process_count}"
         )
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed={seed} is not in 0..{2**32 - 1}")
     if workers < 0 or patch_size < 1 or not 0 <= max_bad_share <= 1:
         raise UsageError(
             f"expected data.workers >= 0, data.patch_size >= 1 and data.max_bad_share "
@@ -121,57 +112,7 @@ def pair_batches(
         # The buffer counts batches; grain's default of 500 takes gigabytes.
         .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     )
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            # grain reads absl's flags, which only `app.run` parses: not a notebook.
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers),
-            worker_init_fn=_start_worker,
-        ).map(_out_of_shared_memory)
-    return PairBatches(iter(dataset))
-
-
-class PairBatches(Iterator[dict[str, np.ndarray]]):
-    """The iterator of `pair_batches`; also a context manager that closes it."""
-
-    def __init__(self, batches):
-        self._batches = batches
-        # The first batch is fetched in a thread, so that the workers start while the
-        # caller compiles. They inherit its blocked signals until they ignore them.
-        threads = concurrent.futures.ThreadPoolExecutor(1, "first-batch")
-        with _signals_blocked():
-            self._first = threads.submit(next, batches)
-        threads.shutdown(wait=False)
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        try:
-            if self._first is None:
-                return next(self._batches)
-            first, self._first = self._first, None
-            return first.result()
-        except ArniqaError:
-            self.close()
-            raise
-        except RuntimeError as error:
-            self.close()
-            # What grain says when the system has killed a worker.
-            raise ArniqaError(
-                f"a data worker ended unexpectedly ({error}): if memory or "
-                "/dev/shm ran out, lower data.workers or train.batch_size"
-            ) from error
-
-    def __enter__(self) -> "PairBatches":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the workers; waits for the batches they are loading."""
-        if self._first is not None:
-            concurrent.futures.wait([self._first])
-        self._batches.close()
+    return Batches(dataset, workers)
 
 
 class BadPhotographs:
@@ -219,15 +160,6 @@ class BadPhotographs:
                 len(self._reasons),
                 next(iter(self._reasons.values())),
             )
-
-
-def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Copies a worker's batch, so that its shared memory is freed at once.
-
-    It is scarce (a container has 64 MiB by default), and what a caller still held at
-    exit would be reported as leaked.
-    """
-    return {name: np.array(value) for name, value in batch.items()}
 
 
 def _allowed(source: PhotoSource, max_bad_share: float) -> int:
@@ -371,29 +303,3 @@ def _roll(records: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         if len(others):
             partners[row] = others[0]
     return partners
-
-
-@contextlib.contextmanager
-def _signals_blocked():
-    # Started by the first worker otherwise, whereupon it unblocks the signals.
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(worker_index: int, worker_count: int) -> None:
-    """Leaves the end of this process to its parent, or to the parent's death."""
-    del worker_index, worker_count  # grain passes them
-    for number in _PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True, name="watchdog").start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process().pid
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
