@@ -2,7 +2,7 @@
 
 `results.json` holds every figure; `predictions.npz` the predictions on the test parts
 with the scores beside them, which is what comparing two runs needs. Neither is a
-pickle. Files are written under another name and renamed.
+pickle.
 """
 
 import dataclasses
@@ -193,13 +193,11 @@ def save(
             arrays[f"{place}/test"] = test.indices
             arrays[f"{place}/predictions"] = test.predictions
             arrays[f"{place}/train_images"] = np.array(test.train_images)
-    aside = directory / "predictions.aside.npz"
-    np.savez(aside, **arrays)
-    os.replace(aside, directory / "predictions.npz")
-    write_text(
-        directory / "results.json",
-        json.dumps(to_json(results, config), indent=1) + "\n",
-    )
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_aside(directory / "predictions.npz", buffer.getvalue())
+    text = json.dumps(to_json(results, config), indent=1) + "\n"
+    write_aside(directory / "results.json", text)
 
 
 def load(directory: str | os.PathLike) -> Results:

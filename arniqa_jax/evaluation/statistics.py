@@ -130,13 +130,16 @@ def resampling_counts(seed: int, images: int, replicates: int = 1000) -> np.ndar
 
 
 def median_of_samples(samples_SR) -> np.ndarray:
-    """The median over splits of every replicate that has a value; (up to R,)."""
+    """The median over splits of every replicate, (R,); NaN where no split has one."""
+    medians_R = np.full(samples_SR.shape[1], np.nan)
     usable = ~np.isnan(samples_SR).all(axis=0)
-    return np.nanmedian(samples_SR[:, usable], axis=0)
+    medians_R[usable] = np.nanmedian(samples_SR[:, usable], axis=0)
+    return medians_R
 
 
 def interval(samples_R) -> tuple[float, float]:
-    """The central 95 % of the samples; NaN without any."""
+    """The central 95 % of the samples that are numbers; NaN without any."""
+    samples_R = samples_R[~np.isnan(samples_R)]
     if not len(samples_R):
         return float("nan"), float("nan")
     low, high = np.percentile(samples_R, [2.5, 97.5])

@@ -34,28 +34,46 @@ def figures(
     metrics: Sequence[str],
 ) -> dict[str, Figure]:
     """Median, mean and spread over splits; interval of the median over images."""
-    values, samples = {m: [] for m in metrics}, {m: [] for m in metrics}
-    for test in tests:
-        scores = scores_N[test.indices]
-        counts_RN = resampling.counts(test.indices)
-        agreement = statistics.Agreement(test.predictions, scores)
-        for metric in metrics:
-            values[metric].append(agreement.value(metric))
-            samples[metric].append(agreement.bootstrap(metric, counts_RN))
-    return {m: _figure(values[m], np.array(samples[m])) for m in metrics}
+    agreements = _agreements(tests, scores_N)
+    found = {}
+    for metric in metrics:
+        values_S = [agreement.value(metric) for agreement in agreements]
+        samples_SR = _samples(agreements, tests, resampling, metric)
+        low, high = statistics.interval(statistics.median_of_samples(samples_SR))
+        found[metric] = Figure(
+            median=float(np.median(values_S)),
+            mean=float(np.mean(values_S)),
+            std=float(np.std(values_S)),
+            low=low,
+            high=high,
+        )
+    return found
 
 
-def _figure(values_S, samples_SR) -> Figure:
-    low, high = statistics.interval(statistics.median_of_samples(samples_SR))
-    median, mean, std = np.median(values_S), np.mean(values_S), np.std(values_S)
-    return Figure(float(median), float(mean), float(std), low, high)
+def samples(tests, scores_N, resampling: Resampling, metric: str) -> np.ndarray:
+    """Bootstrap samples of a figure, (S, R)."""
+    return _samples(_agreements(tests, scores_N), tests, resampling, metric)
 
 
 def per_split(tests, scores_N) -> dict[str, list[float]]:
-    agreements = [
+    """Every figure, split by split."""
+    agreements = _agreements(tests, scores_N)
+    return {m: [a.value(m) for a in agreements] for m in statistics.METRICS}
+
+
+def _agreements(tests, scores_N) -> list[statistics.Agreement]:
+    return [
         statistics.Agreement(test.predictions, scores_N[test.indices]) for test in tests
     ]
-    return {m: [a.value(m) for a in agreements] for m in statistics.METRICS}
+
+
+def _samples(agreements, tests, resampling, metric) -> np.ndarray:
+    return np.array(
+        [
+            agreement.bootstrap(metric, resampling.counts(test.indices))
+            for agreement, test in zip(agreements, tests, strict=True)
+        ]
+    )
 
 
 def by_label(
