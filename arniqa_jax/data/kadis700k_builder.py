@@ -11,13 +11,16 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from arniqa_jax.data import images
-from arniqa_jax.errors import ImageError
+from arniqa_jax.errors import DatasetError, ImageError
 
 
 class Kadis700k(tfds.core.GeneratorBasedBuilder):
     """The PNG files of `ref_imgs`, unchanged, as one `train` split in file order."""
 
     VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded, so there are no checksums; to look for them, TFDS would
+    # import importlib_resources, which it does not declare.
+    url_infos = None
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Download KADIS-700k from its authors (https://database.mmsp-kn.de) and unpack "
         "it; manual_dir is the folder that holds ref_imgs."
@@ -45,9 +48,7 @@ class Kadis700k(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder) -> Iterator[tuple[int, dict[str, str]]]:
         written = skipped = 0
-        for file in sorted(os.listdir(folder)):
-            if file.startswith(".") or not file.lower().endswith(".png"):
-                continue
+        for file in list_files(folder):
             path = os.path.join(folder, file)
             try:
                 images.decode_image(path, apply_orientation=False)
@@ -58,4 +59,17 @@ class Kadis700k(tfds.core.GeneratorBasedBuilder):
             # A path: TFDS then stores the file's own bytes, and needs no TensorFlow.
             yield written, {"image": path, "file": file}
             written += 1
+        if written < 2:
+            raise DatasetError(
+                f"{folder}: expected at least two readable photographs, found {written}"
+            )
         logging.info("%d photographs written, %d left out.", written, skipped)
+
+
+def list_files(folder: str | os.PathLike) -> list[str]:
+    """The names of the PNG files in a folder, sorted; hidden ones are left out."""
+    return sorted(
+        file
+        for file in os.listdir(folder)
+        if file.lower().endswith(".png") and not file.startswith(".")
+    )

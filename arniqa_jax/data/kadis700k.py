@@ -1,0 +1,71 @@
+"""Writes the pristine photographs of KADIS-700k into sharded ArrayRecord.
+
+A pod reads a few large files faster than 140,000 small ones. The PNG files are stored
+as they are; one that cannot be decoded is left out and named.
+
+    python -m arniqa_jax.data.kadis700k --source=KADIS700K --output=DATA
+    python -m arniqa_jax.main ... --config.data.source=tfds:kadis700k \\
+        --config.data.root=DATA
+"""
+
+import contextlib
+import os
+import sys
+
+from absl import flags
+
+from arniqa_jax import command
+from arniqa_jax.errors import DatasetError, UsageError
+
+FLAGS = flags.FlagValues()
+SOURCE = flags.DEFINE_string(
+    "source", None, "The unpacked KADIS-700k: holds ref_imgs.", flag_values=FLAGS
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "The data_dir to write to.", flag_values=FLAGS
+)
+SHARDS = flags.DEFINE_integer(
+    "shards", 0, "Number of files; 0 = by size.", lower_bound=0, flag_values=FLAGS
+)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments or not SOURCE.value or not OUTPUT.value:
+        raise UsageError("expected --source=DIR --output=DIR and no other arguments")
+    folder, number = write(SOURCE.value, OUTPUT.value, shards=SHARDS.value)
+    print(f"{number} photographs in {folder}")
+
+
+def write(source: str, output: str, *, shards: int = 0) -> tuple[str, int]:
+    """Prepares the TFDS dataset `kadis700k`; does nothing where it is there already.
+
+    Args:
+      source: folder that holds `ref_imgs`.
+      output: TFDS's data_dir; a bucket's path is one too.
+      shards: number of files, 0 to leave it to TFDS.
+
+    Returns:
+      The folder of the dataset and the number of photographs in it.
+
+    Raises:
+      DatasetError: no PNG files in `ref_imgs`, or fewer than two that are readable.
+    """
+    import tensorflow_datasets as tfds
+
+    from arniqa_jax.data import kadis700k_builder
+
+    pristine = os.path.join(source, "ref_imgs")
+    if not os.path.isdir(pristine) or not kadis700k_builder.list_files(pristine):
+        raise DatasetError(f"{source}: expected a folder ref_imgs with PNG files")
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    builder = kadis700k_builder.Kadis700k(data_dir=output, file_format="array_record")
+    config = tfds.download.DownloadConfig(manual_dir=source, num_shards=shards or None)
+    # TFDS prints what it does; standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        builder.download_and_prepare(download_config=config)
+    return str(builder.data_path), builder.info.splits["train"].num_examples
+
+
+if __name__ == "__main__":
+    command.run(main, FLAGS, usage=__doc__)
