@@ -37,11 +37,11 @@ class Batches(Iterator[dict[str, np.ndarray]]):
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=workers),
-                worker_init_fn=_start_worker,
+                worker_init_fn=_start_watchdog,
             ).map(_out_of_shared_memory)
         self._batches = iter(dataset)
         # The first batch is fetched in a thread, so that the workers start while the
-        # caller compiles. They inherit its blocked signals until they ignore them.
+        # caller compiles. They inherit its blocked signals.
         threads = concurrent.futures.ThreadPoolExecutor(1, "first-batch")
         with _signals_blocked():
             self._first = threads.submit(next, self._batches)
@@ -100,11 +100,9 @@ def _signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(worker_index: int, worker_count: int) -> None:
-    """Leaves the end of this process to its parent, or to the parent's death."""
+def _start_watchdog(worker_index: int, worker_count: int) -> None:
+    """Ends a worker whose parent was killed and could not end it."""
     del worker_index, worker_count  # grain passes them
-    for number in _PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True, name="watchdog").start()
 
 
