@@ -1,11 +1,11 @@
-"""Tables of an evaluation, as rows of strings; `report` turns them into files.
+"""Tables of an evaluation: which figures stand in which row and column.
 
-`*` marks a dataset that is not complete, `proxy` stands beside what is no opinion, and
-quoted figures are in columns that say so.
+Cells are values; `rendering` turns them into text. `*` marks a dataset
+that is not complete, `proxy` stands beside what is no opinion, and quoted figures are
+in columns that say so.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,12 +17,24 @@ from arniqa_jax.evaluation.results import DatasetResult, Figure, Results, Subset
 
 # Datasets of each average of the published tables.
 _AVERAGED = {SYNTHETIC: 4, AUTHENTIC: 2, "all": 6}
-_BLANK = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A difference, printed with its sign; with an interval where there is one."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+# None is a cell with nothing in it.
+Cell = str | int | float | Figure | Change | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells ready to print.
+    """A table.
 
     Attributes:
       name: of the file that holds it.
@@ -35,24 +47,11 @@ class Table:
     name: str
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
 
-def number(value: float | None) -> str:
-    """Three digits after the point; nothing for what is not there."""
-    return _BLANK if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def with_interval(figure: Figure) -> str:
-    """`0.508 [0.41 0.60]`: the median and its interval."""
-    if math.isnan(figure.low):
-        return number(figure.median)
-    return f"{figure.median:.3f} [{figure.low:.2f} {figure.high:.2f}]"
-
-
-def label(dataset: DatasetResult) -> str:
-    """The title, with a star where images are missing."""
+def _label(dataset: DatasetResult) -> str:
     return dataset.title + ("*" if dataset.note else "")
 
 
@@ -60,26 +59,18 @@ def within(results: Results) -> Table:
     """The main table: every dataset on its own splits."""
     rows = [
         (
-            label(dataset),
-            f"{dataset.images:,}",
+            _label(dataset),
+            dataset.images,
             f"{dataset.alpha:.3g}",
-            with_interval(dataset.figures["srcc"]),
-            with_interval(dataset.figures["plcc"]),
-            number(dataset.figures["krcc"].median),
-            number(dataset.figures["rmse"].median),
+            dataset.figures["srcc"],
+            dataset.figures["plcc"],
+            dataset.figures["krcc"].median,
+            dataset.figures["rmse"].median,
         )
         for dataset in results.datasets
     ]
     rows += [
-        (
-            name,
-            f"{count} of {_AVERAGED[name]}",
-            _BLANK,
-            number(srcc),
-            number(plcc),
-            _BLANK,
-            _BLANK,
-        )
+        (name, f"{count} of {_AVERAGED[name]}", None, srcc, plcc, None, None)
         for name, count, srcc, plcc in averages(results)
     ]
     mode = ", full reference" if results.full_reference else ""
@@ -126,29 +117,21 @@ def _notes(results: Results):
 def spread(results: Results) -> Table:
     """Every figure with mean and spread over the splits."""
     rows = [
-        (
-            label(dataset),
-            metric,
-            number(figure.median),
-            number(figure.mean),
-            number(figure.std),
-            number(figure.low),
-            number(figure.high),
-        )
+        (_label(dataset), metric, figure, figure.mean, figure.std)
         for dataset in results.datasets
         for metric, figure in dataset.figures.items()
     ]
     return Table(
         "figures",
         f"{results.encoder}: every figure over the splits",
-        ("dataset", "figure", "median", "mean", "std", "low", "high"),
+        ("dataset", "figure", "median", "mean", "std"),
         tuple(rows),
         ("plcc_fit and rmse_fit follow the 4-parameter logistic fit",),
     )
 
 
 def quoted(results: Results) -> Table | None:
-    """Published figures of the datasets at hand, ours beside them."""
+    """Published figures of the complete datasets at hand, ours beside them."""
     ours = {
         d.name: (d.title, d.figures["srcc"].median, d.figures["plcc"].median)
         for d in results.datasets
@@ -158,9 +141,9 @@ def quoted(results: Results) -> Table | None:
         if name == "all" and count == _AVERAGED["all"]:
             ours["all"] = ("average of six", *means)
     rows = [
-        (title, method, number(s), number(p), number(srcc), number(plcc))
+        (title, *quote, srcc, plcc)
         for name, (title, srcc, plcc) in ours.items()
-        for method, s, p in published.WITHIN.get(name, ())
+        for quote in published.WITHIN.get(name, ())
     ]
     if not rows:
         return None
@@ -170,12 +153,12 @@ def quoted(results: Results) -> Table | None:
 
 def distortions(results: Results) -> Table | None:
     """SRCC and PLCC per distortion type and group."""
-    rows = []
-    for dataset in results.datasets:
-        for kind, subsets in (("group", dataset.by_group), ("type", dataset.by_type)):
-            rows += [
-                (label(dataset), kind, name, *_subset(s)) for name, s in subsets.items()
-            ]
+    rows = [
+        (_label(dataset), kind, name, *_subset(subset))
+        for dataset in results.datasets
+        for kind, subsets in (("group", dataset.by_group), ("type", dataset.by_type))
+        for name, subset in subsets.items()
+    ]
     if not rows:
         return None
     return Table(
@@ -187,42 +170,38 @@ def distortions(results: Results) -> Table | None:
     )
 
 
-def _subset(subset: Subset) -> tuple[str, str, str]:
-    return (
-        f"{subset.images:,}",
-        with_interval(subset.srcc),
-        with_interval(subset.plcc),
-    )
+def _subset(subset: Subset) -> tuple[Cell, ...]:
+    return subset.images, subset.srcc, subset.plcc
 
 
 def cross(results: Results) -> Table | None:
     """One dataset's regressor on another, in the form of the published table."""
-    titles = {d.name: label(d) for d in results.datasets}
-    rows = []
-    for pair in results.cross:
-        srcc = pair.figures["srcc"]
-        quotes = published.CROSS.get((pair.train, pair.test))
-        rows.append(
-            (
-                titles[pair.train],
-                titles[pair.test],
-                *(map(number, quotes) if quotes else [_BLANK] * 4),
-                with_interval(srcc),
-                _signed(srcc.median - quotes[-1]) if quotes else _BLANK,
-            )
-        )
-    if not rows:
+    titles = {d.name: _label(d) for d in results.datasets}
+    quotes = [published.CROSS.get((pair.train, pair.test)) for pair in results.cross]
+    if not quotes:
         return None
-    methods = ("Su", "CONTR", "Re-IQA", "ARNIQA")
+    rows = []
+    for pair, quote in zip(results.cross, quotes, strict=True):
+        srcc = pair.figures["srcc"]
+        row = (titles[pair.train], titles[pair.test])
+        if any(quotes):
+            row += quote or (None,) * len(published.METHODS)
+        row += (srcc,)
+        if any(quotes):
+            row += (Change(srcc.median - quote[-1]) if quote else None,)
+        rows.append(row)
+    header, notes = ("training", "testing", "ours"), ()
+    if any(quotes):
+        # Short names, for a terminal of 80 columns.
+        short = ("Su", "CONTR.", "Re-IQA", "ARNIQA")
+        header = ("training", "testing", *short, "ours", "diff.")
+        notes = (f"quoted: {', '.join(published.METHODS)}; diff.: ours less ARNIQA's",)
     return Table(
         "cross",
         f"{results.encoder}: trained on one dataset, tested on all of another, SRCC",
-        ("training", "testing", *methods, "ours", "diff."),
+        header,
         tuple(rows),
-        (
-            f"quoted: {', '.join(published.METHODS)}; diff.: ours less ARNIQA",
-            "higher is better everywhere: DMOS is negated",
-        ),
+        (*notes, "DMOS is negated: higher is better everywhere"),
     )
 
 
@@ -232,15 +211,15 @@ def efficiency(results: Results) -> Table | None:
     if not with_curve:
         return None
     shares = list(with_curve[0].efficiency)
-    rows = [
-        (label(d), *(number(d.efficiency[share].median) for share in shares))
-        for d in with_curve
-    ]
     return Table(
         "efficiency",
         f"{results.encoder}: SRCC with part of the training images",
-        ("dataset", *(f"{float(share):.0%}" for share in shares)),
-        tuple(rows),
+        ("dataset", "share", "SRCC"),
+        tuple(
+            (_label(d), f"{float(share):.0%}", d.efficiency[share])
+            for d in with_curve
+            for share in shares
+        ),
     )
 
 
@@ -248,40 +227,25 @@ def comparison(a: Results, b: Results, differences: Sequence[Difference]) -> Tab
     """Two encoders side by side."""
     rows = [
         (
-            d.title,
-            number(d.srcc[0]),
-            number(d.srcc[1]),
-            f"{_signed(d.srcc[1] - d.srcc[0])} [{d.low:+.2f} {d.high:+.2f}]",
-            _BLANK if d.p_value is None else number(d.p_value),
+            _label(a.dataset(d.name)),
+            *d.srcc,
+            Change(d.srcc[1] - d.srcc[0], d.low, d.high),
+            d.p_value,
             "yes" if d.significant else "no",
-            number(d.plcc[0]),
-            number(d.plcc[1]),
-            _signed(d.plcc[1] - d.plcc[0]),
+            *d.plcc,
+            Change(d.plcc[1] - d.plcc[0]),
         )
         for d in differences
     ]
     proxies = [d.title for d in a.datasets if d.kind == PROXY]
+    header = ("dataset", "SRCC A", "SRCC B", "SRCC B-A", "p", "differ")
     return Table(
         "comparison",
         f"A: {a.encoder}   B: {b.encoder}",
-        (
-            "dataset",
-            "SRCC A",
-            "SRCC B",
-            "B - A",
-            "p",
-            "differ",
-            "PLCC A",
-            "PLCC B",
-            "B - A",
-        ),
+        (*header, "PLCC A", "PLCC B", "PLCC B-A"),
         tuple(rows),
         (
-            "B - A [95 % interval over images]; p: paired over splits, if several",
+            "[95 % interval over images]; p: paired over the splits, if several",
             *(f"{title}: SSIM stands in for opinions" for title in proxies),
         ),
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"

@@ -1,0 +1,232 @@
+"""Figures of an evaluation: scatter, distortion manifold, best and worst, bars.
+
+Drawn without pyplot, so that nothing depends on a display or on global state.
+"""
+
+import importlib.util
+import io
+import pathlib
+
+import numpy as np
+from absl import logging
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from arniqa_jax.data.labelled import PROXY, Benchmark
+from arniqa_jax.evaluation import statistics
+from arniqa_jax.evaluation.features import Extractor
+from arniqa_jax.evaluation.results import DatasetResult, Results
+from arniqa_jax.workdir import write_aside
+
+# Beyond this, t-SNE takes minutes and the points cover each other.
+_MANIFOLD_IMAGES = 3000
+_SHOWN = 16  # best and worst images
+_THUMBNAIL = 160  # pixels
+
+
+def write(
+    results: Results,
+    benchmarks: list[Benchmark],
+    extractor: Extractor,
+    directory: pathlib.Path,
+) -> None:
+    """Draws every figure of every dataset into a directory, made where missing.
+
+    Args:
+      results: of the evaluation.
+      benchmarks: its datasets, for the images.
+      extractor: of the evaluation, for the features, which are in its cache.
+      directory: for `NAME_scatter.png` and so on.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for benchmark in benchmarks:
+        logging.info("%s: figures", benchmark.title)
+        dataset = results.dataset(benchmark.name)
+        drawn = {
+            "scatter": scatter(dataset),
+            "best_and_worst": best_and_worst(dataset, benchmark),
+        }
+        if benchmark.types:
+            drawn["distortions"] = bars(dataset)
+            drawn |= manifolds(benchmark, extractor, results.seed)
+        for name, figure in drawn.items():
+            save(figure, directory / f"{benchmark.name}_{name}.png")
+
+
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
+    write_aside(path, buffer.getvalue())
+
+
+def score_name(dataset: DatasetResult) -> str:
+    """What the scores are, for an axis."""
+    if dataset.kind == PROXY:
+        return "SSIM to the original (proxy)"
+    return "MOS" if dataset.higher_is_better else "DMOS (lower is better)"
+
+
+def scatter(dataset: DatasetResult) -> Figure:
+    """Prediction against opinion on the test part of the first split, with the fit."""
+    test = dataset.tests[0]
+    scores = dataset.scores_N[test.indices]
+    figure = Figure(figsize=(5, 4.5))
+    axes = figure.add_subplot()
+    axes.scatter(test.predictions, scores, s=10, alpha=0.5, linewidths=0)
+    parameters = statistics.fit_logistic(test.predictions, scores)
+    if parameters is not None:
+        x = np.linspace(test.predictions.min(), test.predictions.max(), 200)
+        axes.plot(x, statistics.logistic(x, *parameters), color="C3", label="fit")
+        axes.legend(frameon=False)
+    values = {m: dataset.per_split[m][0] for m in ("srcc", "plcc_fit")}
+    axes.set(
+        xlabel=f"predicted {score_name(dataset)}",
+        ylabel=score_name(dataset),
+        title=f"{dataset.title}: {len(scores):,} test images, "
+        f"SRCC {values['srcc']:.3f}, PLCC after the fit {values['plcc_fit']:.3f}",
+    )
+    axes.title.set_fontsize("medium")
+    return figure
+
+
+def bars(dataset: DatasetResult) -> Figure:
+    """SRCC within each distortion type, with intervals; colour = group."""
+    subsets = dataset.by_type
+    values = [subset.srcc.median for subset in subsets.values()]
+    # An interval of a median may lie beside it where a part has few images.
+    errors = np.abs(
+        [
+            (max(0, s.srcc.median - s.srcc.low), max(0, s.srcc.high - s.srcc.median))
+            for s in subsets.values()
+        ]
+    ).T
+    figure = Figure(figsize=(6, 1.2 + 0.24 * len(subsets)))
+    axes = figure.add_subplot()
+    axes.barh(
+        list(subsets),
+        values,
+        xerr=errors,
+        color="C0",
+        error_kw={"ecolor": "0.3", "elinewidth": 1},
+    )
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set(
+        xlabel=f"SRCC with {score_name(dataset)}, 95 % interval over images",
+        title=f"{dataset.title}: within each distortion",
+        xlim=(min(-0.05, np.nanmin(values) - 0.1), 1.0),
+    )
+    return figure
+
+
+def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
+    """The test images predicted best and worst, with both scores."""
+    indices, predictions = tested_images(dataset)
+    order = np.argsort(predictions, kind="stable")
+    if dataset.higher_is_better:
+        order = order[::-1]
+    shown = min(_SHOWN, len(order) // 2)
+    columns = 8
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(2 * columns, 2 * (2.35 * rows + 0.4)))
+    parts = figure.subfigures(2, 1)
+    chosen = (("best", order[:shown]), ("worst", order[::-1][:shown]))
+    for part, (word, places) in zip(parts, chosen, strict=True):
+        part.suptitle(
+            f"{dataset.title}: predicted {word} of {len(indices):,} test images "
+            f"(predicted / {score_name(dataset)})"
+        )
+        grid = part.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid:
+            axes.axis("off")
+        for axes, place in zip(grid, places, strict=False):
+            index = indices[place]
+            axes.imshow(thumbnail(benchmark.images[int(index)]))
+            score = dataset.scores_N[index]
+            axes.set_title(f"{predictions[place]:.3g} / {score:.3g}", fontsize="small")
+    return figure
+
+
+def tested_images(dataset: DatasetResult) -> tuple[np.ndarray, np.ndarray]:
+    """Images of any test part, and the mean prediction of the splits that tested it."""
+    total, count = np.zeros((2, len(dataset.scores_N)))
+    for test in dataset.tests:
+        total[test.indices] += test.predictions
+        count[test.indices] += 1
+    indices = np.flatnonzero(count)
+    return indices, total[indices] / count[indices]
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """Every n-th pixel, which shows distortions better than averaging."""
+    step = max(1, min(image.shape[:2]) // _THUMBNAIL)
+    return image[::step, ::step]
+
+
+def manifolds(
+    benchmark: Benchmark, extractor: Extractor, seed: int
+) -> dict[str, Figure]:
+    """The features in two dimensions; colour = distortion, opacity = level."""
+    features = extractor.dataset(benchmark)
+    indices = features.readable(np.arange(len(benchmark)))
+    if len(indices) > _MANIFOLD_IMAGES:
+        rng = np.random.default_rng(seed)
+        indices = np.sort(rng.choice(indices, _MANIFOLD_IMAGES, replace=False))
+    means_ND = features.means(indices)
+    drawn = {"tsne": _draw_manifold(benchmark, indices, _tsne(means_ND, seed), "t-SNE")}
+    if importlib.util.find_spec("umap"):
+        import umap
+
+        points_N2 = umap.UMAP(random_state=seed).fit_transform(means_ND)
+        drawn["umap"] = _draw_manifold(benchmark, indices, points_N2, "UMAP")
+    return drawn
+
+
+def _tsne(means_ND: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    # As usual for t-SNE: 50 components hold the distances and save most of the time.
+    components = min(50, *means_ND.shape)
+    reduced = PCA(components, random_state=seed).fit_transform(means_ND)
+    perplexity = min(30.0, (len(means_ND) - 1) / 3)
+    return TSNE(
+        perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed
+    ).fit_transform(reduced)
+
+
+def _draw_manifold(benchmark: Benchmark, indices, points_N2, method: str) -> Figure:
+    types = np.array(benchmark.types)[indices]
+    levels = benchmark.levels_N[indices]
+    names = list(dict.fromkeys(types))
+    colors = colormaps["gist_rainbow"](np.linspace(0, 1, len(names)))[:, :3]
+    # Level 0 means that the level is not known.
+    opacity = np.where(levels == 0, 0.8, 0.15 + 0.17 * levels)
+    figure = Figure(figsize=(9, 6.5))
+    axes = figure.add_subplot()
+    for name, color in zip(names, colors, strict=True):
+        of_type = types == name
+        rgba = np.column_stack(
+            [np.tile(color, (of_type.sum(), 1)), np.clip(opacity[of_type], 0, 1)]
+        )
+        axes.scatter(*points_N2[of_type].T, c=rgba, s=14, linewidths=0)
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=color, label=name)
+        for name, color in zip(names, colors, strict=True)
+    ]
+    axes.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        fontsize="small",
+        frameon=False,
+    )
+    axes.set(
+        xticks=[],
+        yticks=[],
+        title=f"{benchmark.title}: {method} of the mean features of "
+        f"{len(indices):,} images; opacity = level",
+    )
+    return figure

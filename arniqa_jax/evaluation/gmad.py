@@ -1,0 +1,107 @@
+"""The gMAD competition of two encoders (Ma et al., 2016).
+
+The defender holds images at one level of quality; among them the attacker picks the two
+that it finds furthest apart. If the attacker's choice is right, the defender has a
+weakness there. Both levels, low and high, and both roles.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import logging
+from matplotlib.figure import Figure
+
+from arniqa_jax import errors
+from arniqa_jax.data.labelled import Benchmark
+from arniqa_jax.evaluation import figures
+from arniqa_jax.evaluation.results import Results
+
+# Quantiles of the defender's predictions around which images count as equal, and the
+# share of the images that does.
+_LEVELS = {"low": 0.15, "high": 0.85}
+_EQUAL_SHARE = 0.05
+_FEWEST_EQUAL = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two images that the defender holds equal and the attacker does not.
+
+    `better` and `worse`, indices of images, are so by the attacker.
+    """
+
+    level: str
+    better: int
+    worse: int
+
+
+def find_pairs(defender_N: np.ndarray, attacker_N: np.ndarray) -> list[Pair]:
+    """The pair at each level.
+
+    Args:
+      defender_N, attacker_N: predictions on the same images, higher is better.
+    """
+    count = max(_FEWEST_EQUAL, round(_EQUAL_SHARE * len(defender_N)))
+    pairs = []
+    for level, quantile in _LEVELS.items():
+        distance = np.abs(defender_N - np.quantile(defender_N, quantile))
+        equal = np.argsort(distance, kind="stable")[:count]
+        attacked = attacker_N[equal]
+        better, worse = equal[np.argmax(attacked)], equal[np.argmin(attacked)]
+        pairs.append(Pair(level, int(better), int(worse)))
+    return pairs
+
+
+def write(
+    a: Results, b: Results, benchmarks: list[Benchmark], directory: pathlib.Path
+) -> None:
+    """Draws one figure for each dataset that both were evaluated on.
+
+    Raises:
+      UsageError: a dataset is not the one that was evaluated.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for benchmark in benchmarks:
+        names = [{d.name for d in results.datasets} for results in (a, b)]
+        if not all(benchmark.name in known for known in names):
+            logging.info("%s: not in both evaluations, no gMAD", benchmark.title)
+            continue
+        if benchmark.fingerprint() != a.dataset(benchmark.name).fingerprint:
+            raise errors.UsageError(
+                f"{benchmark.title}: the dataset below evaluation.root is not the one "
+                f"that was evaluated; give the same evaluation.* and seed"
+            )
+        figures.save(draw(a, b, benchmark), directory / f"{benchmark.name}_gmad.png")
+
+
+def draw(a: Results, b: Results, benchmark: Benchmark) -> Figure:
+    """Four pairs: either encoder as the defender, at either level."""
+    upward = 1 if benchmark.higher_is_better else -1
+    predictions = {}
+    for letter, results in (("A", a), ("B", b)):
+        indices, predicted = figures.tested_images(results.dataset(benchmark.name))
+        predictions[letter] = predicted
+    unit = figures.score_name(a.dataset(benchmark.name))
+    figure = Figure(figsize=(12, 11), layout="constrained")
+    figure.suptitle(f"{benchmark.title}, gMAD. A: {a.encoder}; B: {b.encoder}")
+    roles = figure.subfigures(1, 2, wspace=0.05)
+    for part, (defender, attacker) in zip(roles, (("A", "B"), ("B", "A")), strict=True):
+        part.suptitle(f"{defender} defends, {attacker} attacks")
+        pairs = find_pairs(
+            upward * predictions[defender], upward * predictions[attacker]
+        )
+        grid = part.subplots(len(pairs), 2)
+        for row, pair in zip(grid, pairs, strict=True):
+            sides = ((pair.better, "better"), (pair.worse, "worse"))
+            for axes, (place, word) in zip(row, sides, strict=True):
+                index = int(indices[place])
+                axes.imshow(figures.thumbnail(benchmark.images[index]))
+                axes.axis("off")
+                axes.set_title(
+                    f"{pair.level} for {defender}; {word} for {attacker}\n"
+                    f"A {predictions['A'][place]:.3g}, B {predictions['B'][place]:.3g}, "
+                    f"{unit} {benchmark.scores_N[index]:.3g}",
+                    fontsize="small",
+                )
+    return figure

@@ -1,0 +1,140 @@
+"""A table as text, Markdown, LaTeX or CSV."""
+
+import csv
+import io
+import math
+
+from arniqa_jax.evaluation.results import Figure
+from arniqa_jax.evaluation.tables import Cell, Change, Table
+
+_WIDTH = 80  # columns of a terminal
+
+
+def to_text(table: Table) -> str:
+    """Aligned columns; at most 80 characters wide, the label shortened if need be."""
+    lines = [table.header, *(tuple(map(_print, row)) for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    spare = _WIDTH - sum(widths[1:]) - (len(widths) - 1)
+    widths[0] = min(widths[0], max(spare, 8))
+    # Numbers to the right, words to the left; the header as its column.
+    numeric = [
+        not any(isinstance(cell, str) for cell in column)
+        for column in zip(*table.rows, strict=True)
+    ]
+    text = [_wrap(table.title)]
+    for first, *others in lines:
+        if len(first) > widths[0]:
+            first = first[: widths[0] - 1] + "…"
+        cells = [first.ljust(widths[0])]
+        for cell, width, right in zip(others, widths[1:], numeric[1:], strict=True):
+            cells.append(cell.rjust(width) if right else cell.ljust(width))
+        text.append(" ".join(cells).rstrip())
+    text += [_wrap(note) for note in table.notes]
+    return "\n".join(text)
+
+
+def _print(cell: Cell) -> str:
+    """Three digits, `0.508 [0.41 0.60]` with an interval; nothing for NaN."""
+    match cell:
+        case None:
+            return ""
+        case str():
+            return cell
+        case int():
+            return f"{cell:,}"
+        case float():
+            return "" if math.isnan(cell) else f"{cell:.3f}"
+        case Figure(median=value):
+            sign = "-"
+        case Change(value=value):
+            sign = "+"
+    if math.isnan(cell.low):
+        return f"{value:{sign}.3f}"
+    return f"{value:{sign}.3f} [{cell.low:{sign}.2f} {cell.high:{sign}.2f}]"
+
+
+def _wrap(text: str) -> str:
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line and len(line) + 1 + len(word) > _WIDTH:
+            lines.append(line)
+            line = " "
+        line = f"{line} {word}" if line else word
+    return "\n".join([*lines, line])
+
+
+def to_markdown(table: Table) -> str:
+    """A heading, the table, the notes as a list."""
+
+    def row(cells):
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rows = [row(map(_print, cells)) for cells in table.rows]
+    rule = row(["---"] * len(table.header))
+    # A note that begins with a star would be a list of its own.
+    notes = ["- " + note.replace("* ", "\\* ") for note in table.notes]
+    return "\n".join(
+        [f"### {table.title}", "", row(table.header), rule, *rows, "", *notes, ""]
+    )
+
+
+def to_latex(table: Table) -> str:
+    """A `table` with booktabs rules, and the notes below it."""
+
+    def row(cells):
+        return " & ".join(map(_escape, cells)) + r" \\"
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_escape(table.title)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            r"\toprule",
+            row(table.header),
+            r"\midrule",
+            *(row(map(_print, cells)) for cells in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize {_escape(note)}" for note in table.notes),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+# A backslash first, or it would escape the others' own.
+_LATEX = {"\\": r"\textbackslash{}"} | {c: "\\" + c for c in "&%$#_{}"}
+_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def _escape(text: str) -> str:
+    return text.translate(str.maketrans(_LATEX))
+
+
+def to_csv(table: Table) -> str:
+    """All digits; an interval in two columns of its own, `_low` and `_high`."""
+    with_interval = [
+        any(isinstance(cell, Figure | Change) for cell in column)
+        for column in zip(*table.rows, strict=True)
+    ]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    header = []
+    for name, wide in zip(table.header, with_interval, strict=True):
+        header += [name, f"{name}_low", f"{name}_high"] if wide else [name]
+    writer.writerow(header)
+    for row in table.rows:
+        cells = []
+        for cell, wide in zip(row, with_interval, strict=True):
+            cells += _spread(cell) if wide else [cell]
+        writer.writerow(["" if cell != cell else cell for cell in cells])
+    return buffer.getvalue()
+
+
+def _spread(cell: Cell) -> list:
+    match cell:
+        case Figure(median=value, low=low, high=high):
+            return [value, low, high]
+        case Change(value=value, low=low, high=high):
+            return [value, low, high]
+    return [cell, None, None]
