@@ -48,7 +48,8 @@ def write(
             "best_and_worst": best_and_worst(dataset, benchmark),
         }
         if benchmark.types:
-            drawn["distortions"] = bars(dataset)
+            if dataset.by_type:
+                drawn["distortions"] = bars(dataset, benchmark)
             drawn |= manifolds(benchmark, extractor, results.seed)
         for name, figure in drawn.items():
             save(figure, directory / f"{benchmark.name}_{name}.png")
@@ -91,34 +92,44 @@ def scatter(dataset: DatasetResult) -> Figure:
     return figure
 
 
-def bars(dataset: DatasetResult) -> Figure:
+def bars(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
     """SRCC within each distortion type, with intervals; colour = group."""
     subsets = dataset.by_type
-    values = [subset.srcc.median for subset in subsets.values()]
-    # An interval of a median may lie beside it where a part has few images.
-    errors = np.abs(
-        [
-            (max(0, s.srcc.median - s.srcc.low), max(0, s.srcc.high - s.srcc.median))
-            for s in subsets.values()
-        ]
-    ).T
-    figure = Figure(figsize=(6, 1.2 + 0.24 * len(subsets)))
-    axes = figure.add_subplot()
+    figures = [subset.srcc for subset in subsets.values()]
+    # Where a part has few images, the median may lie outside its interval.
+    errors = [
+        (max(0.0, f.median - f.low), max(0.0, f.high - f.median)) for f in figures
+    ]
+    group_of = dict(zip(benchmark.types, benchmark.groups, strict=True))
+    groups = list(dict.fromkeys(group_of[name] for name in subsets))
+    canvas = Figure(figsize=(7.5, 1.2 + 0.24 * len(subsets)))
+    axes = canvas.add_subplot()
     axes.barh(
         list(subsets),
-        values,
-        xerr=errors,
-        color="C0",
+        [figure.median for figure in figures],
+        xerr=np.array(errors).T,
+        color=[f"C{groups.index(group_of[name])}" for name in subsets],
         error_kw={"ecolor": "0.3", "elinewidth": 1},
     )
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.invert_yaxis()
+    handles = [
+        Line2D([], [], marker="s", linestyle="", color=f"C{i}", label=group)
+        for i, group in enumerate(groups)
+    ]
+    axes.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        fontsize="small",
+        frameon=False,
+    )
     axes.set(
         xlabel=f"SRCC with {score_name(dataset)}, 95 % interval over images",
         title=f"{dataset.title}: within each distortion",
-        xlim=(min(-0.05, np.nanmin(values) - 0.1), 1.0),
+        xlim=(min([-0.05, *(f.low - 0.05 for f in figures)]), 1.02),
     )
-    return figure
+    return canvas
 
 
 def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:

@@ -83,7 +83,7 @@ def draw(a: Results, b: Results, benchmark: Benchmark) -> Figure:
         indices, predicted = figures.tested_images(results.dataset(benchmark.name))
         predictions[letter] = predicted
     unit = figures.score_name(a.dataset(benchmark.name))
-    figure = Figure(figsize=(12, 11), layout="constrained")
+    figure = Figure(figsize=(12, 8), layout="constrained")
     figure.suptitle(f"{benchmark.title}, gMAD. A: {a.encoder}; B: {b.encoder}")
     roles = figure.subfigures(1, 2, wspace=0.05)
     for part, (defender, attacker) in zip(roles, (("A", "B"), ("B", "A")), strict=True):
@@ -98,10 +98,11 @@ def draw(a: Results, b: Results, benchmark: Benchmark) -> Figure:
                 index = int(indices[place])
                 axes.imshow(figures.thumbnail(benchmark.images[index]))
                 axes.axis("off")
+                scores = [f"{name} {p[place]:.3g}" for name, p in predictions.items()]
+                scores.append(f"{unit} {benchmark.scores_N[index]:.3g}")
                 axes.set_title(
                     f"{pair.level} for {defender}; {word} for {attacker}\n"
-                    f"A {predictions['A'][place]:.3g}, B {predictions['B'][place]:.3g}, "
-                    f"{unit} {benchmark.scores_N[index]:.3g}",
+                    + ", ".join(scores),
                     fontsize="small",
                 )
     return figure

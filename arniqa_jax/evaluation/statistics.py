@@ -49,6 +49,15 @@ def logistic(x_N, b1, b2, b3, b4) -> np.ndarray:
     return b2 + (b1 - b2) * scipy.special.expit((x_N - b3) / abs(b4))
 
 
+def _logistic_jacobian(x_N, b1, b2, b3, b4) -> np.ndarray:
+    # Differences, curve_fit's default, are 0 for a parameter of, say, 1e-16, as the
+    # mean of centred predictions is; the fit then stops before it has begun.
+    z = (x_N - b3) / abs(b4)
+    s = scipy.special.expit(z)
+    slope = (b1 - b2) * s * (1 - s)
+    return np.stack([s, 1 - s, -slope / abs(b4), -slope * z / b4], axis=-1)
+
+
 def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
     """Fits the logistic from the customary start (VQEG).
 
@@ -65,7 +74,12 @@ def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
             # Only the covariance, which is not used, may be undetermined.
             warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)
             parameters, _ = scipy.optimize.curve_fit(
-                logistic, predictions_N, scores_N, p0=start, maxfev=10_000
+                logistic,
+                predictions_N,
+                scores_N,
+                p0=start,
+                jac=_logistic_jacobian,
+                maxfev=10_000,
             )
     except RuntimeError:
         return None
