@@ -233,8 +233,14 @@ def open_benchmark(
         distortion=known.distortion,
         allow_partial=allow_partial,
     )
-    parts, origin = _attach_splits(
-        known.title, folder, rows, resolved, seed, owners_order=owners_order
+    parts, origin = splits.attach(
+        known.title,
+        folder,
+        [row.part for row in rows],
+        resolved.contents_of_rows,
+        resolved.new_index,
+        seed=seed,
+        owners_order=owners_order,
     )
     return Benchmark(
         name=name,
@@ -267,8 +273,9 @@ def open_csv(
 
     The table has a header with a column of images (`image`, `file`, `path`, ...),
     relative to the folder of the table, and one of scores (`score`, `mos`, ..., or
-    `dmos`, for which lower is better); optionally `reference`, so that one photograph
-    stays on one side of a split, and `split` (train, validation, test).
+    `dmos`, for which lower is better); optionally `reference`, a file or just a name,
+    so that one photograph stays on one side of a split, and `split` (train, validation,
+    test).
 
     Args:
       path: the table, or a folder with exactly one .csv file in it.
@@ -298,12 +305,23 @@ def open_csv(
         components=None,
         allow_partial=allow_partial,
     )
-    parts, origin = _attach_splits(path.name, folder, rows, resolved, seed)
+    parts, origin = splits.attach(
+        path.name,
+        folder,
+        [row.part for row in rows],
+        resolved.contents_of_rows,
+        resolved.new_index,
+        seed=seed,
+    )
     return Benchmark(
         name=folder.resolve().name.lower(),
         title=folder.resolve().name,
         kind=CUSTOM,
         images=ImageFiles(folder, resolved.images),
+        references=ImageFiles(folder, resolved.references)
+        if resolved.references
+        else None,
+        reference_N=resolved.reference_N,
         scores_N=resolved.scores_N,
         higher_is_better=higher_is_better,
         score_range=(float(resolved.scores_N.min()), float(resolved.scores_N.max())),
@@ -339,32 +357,3 @@ def _read_labels(known: Specification, folder: pathlib.Path, root: pathlib.Path)
         f"{known.title}: expected the label file {known.label_file} in {folder}, found "
         f"neither it nor a unified table; it is {known.source}"
     )
-
-
-def _attach_splits(title, folder, rows, resolved, seed, *, owners_order=True):
-    """The official splits, or drawn ones; and a few words on where they come from."""
-    official = splits.find_official(folder)
-    if any(row.part for row in rows):
-        parts = [row.part for row in rows]
-        drawn = "" if "validation" in parts else f", validation drawn by seed {seed}"
-        found, origin = (splits.from_parts(parts, seed),), "official" + drawn
-    elif official is not None and owners_order:
-        found = splits.read_official(official, resolved.contents_of_rows)
-        origin = "official"
-    else:
-        if official is not None:
-            logging.warning(
-                "%s: the split files are not used: they refer to the order of the "
-                "owner's label file, which is not there",
-                title,
-            )
-        logging.info("%s: 10 splits by content are drawn from seed %d", title, seed)
-        return splits.draw(resolved.contents, seed), f"drawn by seed {seed}"
-    restricted = tuple(splits.restrict(split, resolved.new_index) for split in found)
-    for number, split in enumerate(restricted):
-        for part, indices in split.parts().items():
-            if not len(indices):
-                raise errors.DatasetError(
-                    f"{title}: no image of the {part} part of split {number} is there"
-                )
-    return restricted, origin

@@ -50,15 +50,17 @@ def read_table(
     Raises:
       DatasetError: a column is missing or a row is shorter than the header.
     """
+    return _labels_from_rows(path, _read_rows(path), image, score, reference, part)
+
+
+def _read_rows(path: pathlib.Path) -> list[list[str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise errors.DatasetError(f"{path}: expected UTF-8 text: {error}") from error
-    first_line = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first_line.count)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     # Paths hold backslashes where a table was made on Windows.
-    rows = list(csv.reader(text.replace("\\", "/").splitlines(), delimiter=delimiter))
-    return _labels_from_rows(path, rows, image, score, reference, part)
+    return list(csv.reader(text.replace("\\", "/").splitlines(), delimiter=delimiter))
 
 
 def _labels_from_rows(path, rows, image, score, reference=(), part=()) -> list[Label]:
@@ -145,14 +147,14 @@ def read_clive(path: pathlib.Path) -> list[Label]:
     ):
         try:
             arrays.append(scipy.io.loadmat(file)[key].ravel())
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except (scipy.io.matlab.MatReadError, KeyError, ValueError) as error:
             raise errors.DatasetError(
                 f"{file}: expected a MATLAB file with the variable {key}: {error}"
             ) from error
     names, scores = arrays
     if len(names) != len(scores):
         raise errors.DatasetError(
-            f"{path}: {len(names)} names, but {scores_path.name} has {len(scores)} scores"
+            f"{path}: {len(names)} names, {scores_path.name}: {len(scores)} scores"
         )
     # A cell holds an array of one string.
     labels = [
@@ -179,14 +181,23 @@ def _sibling(path: pathlib.Path, name: str) -> pathlib.Path:
     raise errors.DatasetError(f"{path.parent}: expected {name} beside {path.name}")
 
 
+_CUSTOM_IMAGE = (
+    "image",
+    "file",
+    "path",
+    "filename",
+    "image_name",
+    "image name",
+    "name",
+)
+_CUSTOM_SCORE = ("score", "mos", "quality", "dmos")
+
+
 def read_custom(path: pathlib.Path) -> tuple[list[Label], bool]:
     """A table of one's own; returns its rows and whether higher scores are better."""
-    labels = read_table(
-        path,
-        image=("image", "file", "path", "filename", "image_name", "image name", "name"),
-        score=("score", "mos", "quality", "dmos"),
-        reference=("reference",),
-        part=("split",),
+    rows = _read_rows(path)
+    labels = _labels_from_rows(
+        path, rows, _CUSTOM_IMAGE, _CUSTOM_SCORE, ("reference",), ("split",)
     )
     allowed = ("train", "validation", "test")
     for number, label in enumerate(labels, start=2):
@@ -195,7 +206,6 @@ def read_custom(path: pathlib.Path) -> tuple[list[Label], bool]:
                 f"{path}: line {number}: split {label.part!r}, expected one of "
                 f"{', '.join(allowed)}"
             )
-    header = path.read_text(encoding="utf-8-sig").partition("\n")[0].lower()
-    cells = {cell.strip() for cell in header.replace(";", ",").split(",")}
-    lower_is_better = "dmos" in cells and not {"score", "mos", "quality"} & cells
-    return labels, not lower_is_better
+    header = [cell.strip().lower() for cell in rows[0]]
+    score = next(name for name in _CUSTOM_SCORE if name in header)
+    return labels, score != "dmos"

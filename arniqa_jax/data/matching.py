@@ -186,7 +186,11 @@ def resolve(
     new_index[kept] = np.arange(len(kept))
     distortions = [distortion(image) for image in images] if distortion else []
     references, reference_N = _resolve_references(
-        [rows[number].reference for number in kept], index, where, complain
+        [rows[number].reference for number in kept],
+        lambda path: index.find(path, components and 1),
+        where,
+        # In a table of one's own a reference may be no more than a name.
+        complain if components is not None else lambda problem: None,
     )
     contents = tuple(_content(row) for row in rows)
     return Resolved(
@@ -221,17 +225,15 @@ def _content(row: Label) -> str:
     return (row.reference or row.image).lower()
 
 
-def _resolve_references(paths, index, where, complain):
+def _resolve_references(paths, find, where, complain):
     """Each reference once, and which one each image has; nothing if one is missing."""
     if not all(paths):
         return (), None
     position, reference_N = {}, []
     for path in paths:
-        found = index.find(path, 1)
+        found = find(path)
         if len(found) != 1:
-            complain(
-                f"{where}: expected one reference image {path}, found {len(found)}"
-            )
+            complain(f"{where}: expected one reference {path}, found {len(found)}")
             return (), None
         reference_N.append(position.setdefault(found[0], len(position)))
     return tuple(position), np.array(reference_N, np.int64)

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from arniqa_jax import errors
 
@@ -172,3 +173,58 @@ def restrict(split: Split, new_index: np.ndarray) -> Split:
     """
     moved = {part: new_index[indices] for part, indices in split.parts().items()}
     return Split(**{part: indices[indices >= 0] for part, indices in moved.items()})
+
+
+def attach(
+    title: str,
+    folder: pathlib.Path,
+    part_of_rows: Sequence[str],
+    contents_of_rows: Sequence[str],
+    new_index: np.ndarray,
+    *,
+    seed: int,
+    owners_order: bool = True,
+) -> tuple[tuple[Split, ...], str]:
+    """The splits of a dataset: prescribed, from official files, or drawn.
+
+    Args:
+      title: of the dataset, for messages.
+      folder: of the dataset; official files lie in its folder `splits`.
+      part_of_rows: the part that the label file prescribes for each row, or empty.
+      contents_of_rows: the content of each row.
+      new_index: the index of each row in the dataset, -1 where it was left out.
+      seed: of what has to be drawn.
+      owners_order: whether the rows are in the order that official files refer to.
+
+    Returns:
+      The splits, as indices into the dataset, and a few words on where they come from.
+
+    Raises:
+      DatasetError: an invalid split file, or a part of which no image is left.
+    """
+    official = find_official(folder)
+    if any(part_of_rows):
+        found, origin = (from_parts(part_of_rows, seed),), "official"
+        if "validation" not in part_of_rows:
+            origin += f", validation drawn by seed {seed}"
+    elif official is not None and owners_order:
+        found, origin = read_official(official, contents_of_rows), "official"
+    else:
+        if official is not None:
+            logging.warning(
+                "%s: the split files are not used: they refer to the order of the "
+                "owner's label file, which is not there",
+                title,
+            )
+        origin = f"drawn by seed {seed}"
+        logging.info("%s: 10 splits by content, %s", title, origin)
+        usable = np.flatnonzero(new_index >= 0)
+        return draw([contents_of_rows[row] for row in usable], seed), origin
+    restricted = tuple(restrict(split, new_index) for split in found)
+    for number, split in enumerate(restricted):
+        for part, indices in split.parts().items():
+            if not len(indices):
+                raise errors.DatasetError(
+                    f"{title}: no image of the {part} part of split {number} is there"
+                )
+    return restricted, origin
