@@ -9,6 +9,7 @@ docstring of a function says what `value` means in it.
 import dataclasses
 import difflib
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 
@@ -130,8 +131,8 @@ def distort(key, images, *, name: str, level: int, **options) -> jax.Array:
       Distorted images of the same shape, in [0, 1].
 
     Raises:
-      UsageError: at trace time, for an unknown name, a level outside 1..5, images of
-        another shape, dtype or (where they are concrete) range.
+      UsageError: at trace time, for an unknown name or option, a level outside 1..5,
+        images of another shape, dtype or (where they are concrete) range.
     """
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
@@ -145,6 +146,9 @@ def distort(key, images, *, name: str, level: int, **options) -> jax.Array:
         index = -1
     if not 0 <= index < NUM_LEVELS:
         raise errors.UsageError(f"level must be an integer in 1..5, got {level!r}")
+    unknown = set(options) - set(inspect.signature(CATALOGUE[name].function).parameters)
+    if unknown:
+        raise errors.UsageError(f"{name} has no option {min(unknown)!r}")
     check_images(images, [CATALOGUE[name]])
     return _distort(key, images, index, options, name=name)
 

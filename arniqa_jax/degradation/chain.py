@@ -84,16 +84,22 @@ def draw_chains(
         if not low <= value <= high:
             raise errors.UsageError(f"{name} must be in {low}..{high}, got {value}")
 
+    return _draw(keys, pristine_prob, length=max_distortions, num_levels=num_levels)
+
+
+@functools.partial(jax.jit, static_argnames=("length", "num_levels"))
+def _draw(keys, pristine_prob, *, length, num_levels):
+    sizes, starts = jnp.array(_GROUP_SIZES), jnp.array(_GROUP_STARTS)
+    logits = -jnp.square(jnp.arange(num_levels) / _LEVEL_DEVIATION) / 2
+
     def draw(key):
         keys = jax.random.split(jax.random.fold_in(key, _DRAWING_STREAM), 5)
         pristine = jax.random.uniform(keys[0]) < pristine_prob
-        length = jax.random.randint(keys[1], (), 1, max_distortions + 1)
-        groups = jax.random.permutation(keys[2], len(_GROUPS))[:max_distortions]
-        sizes, starts = jnp.array(_GROUP_SIZES), jnp.array(_GROUP_STARTS)
-        within = jax.random.randint(keys[3], groups.shape, 0, sizes[groups])
-        logits = -jnp.square(jnp.arange(num_levels) / _LEVEL_DEVIATION) / 2
-        levels = jax.random.categorical(keys[4], logits, shape=groups.shape)
-        used = (jnp.arange(max_distortions) < length) & ~pristine
+        last = jax.random.randint(keys[1], (), 0, length)
+        groups = jax.random.permutation(keys[2], len(_GROUPS))[:length]
+        within = jax.random.randint(keys[3], (length,), 0, sizes[groups])
+        levels = jax.random.categorical(keys[4], logits, shape=(length,))
+        used = (jnp.arange(length) <= last) & ~pristine
         ops = jnp.where(used, starts[groups] + within, -1)
         return Chains(ops.astype(jnp.int32), jnp.where(used, levels, 0))
 

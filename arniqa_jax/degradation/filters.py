@@ -75,7 +75,7 @@ def correlate(images, kernel):
                 total += kernel[2 * index + row, column] * term
         return total
 
-    total = jnp.zeros((*images.shape[:-2], width * 3), images.dtype)
+    total = jnp.zeros_like(images).reshape(*images.shape[:-2], -1)
     total = jax.lax.fori_loop(0, (size + 1) // 2, add_rows, total)
     return total.reshape(images.shape)
 
@@ -106,7 +106,7 @@ def disk_kernel(radius, *, max_radius=LENS_RADIUS):
     flat = jnp.minimum(edges[None, :], crossing)
     below = edges[:, None] * flat + integral(jnp.maximum(edges[None, :], crossing))
     below -= integral(crossing)
-    area = jnp.diff(jnp.diff(below, axis=0), axis=1)
+    area = jnp.maximum(jnp.diff(jnp.diff(below, axis=0), axis=1), 0)
     # Pixels on an axis straddle it: only one half of them lies in the quadrant.
     fold = jnp.ones(max_radius + 1).at[0].set(2)
     area *= jnp.outer(fold, fold)

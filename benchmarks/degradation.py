@@ -1,0 +1,145 @@
+"""Cost of every distortion at every level, and of a random chain.
+
+    taskset -c 0 python benchmarks/degradation.py [--size=224]
+
+Prints milliseconds per crop; the yardstick, in the same run, is Pillow's JPEG 2000
+round trip of the same crops at 16:1. Absolute times are of this machine and hour: only
+the ratios compare.
+"""
+
+import io
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from PIL import Image
+from skimage import data
+
+from arniqa_jax import degradation
+
+SIZE = flags.DEFINE_integer("size", 224, "Height and width of a crop.")
+REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each; the fastest counts.")
+
+CROPS = 4  # of a sample, as in training
+
+
+def best_of(function) -> float:
+    """Seconds of the fastest of several runs, after one to warm up."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(REPEATS.value):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def photographs(count: int, size: int) -> np.ndarray:
+    """(count, size, size, 3) uint8 crops of built-in photographs."""
+    photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    rng = np.random.default_rng(0)
+    crops = []
+    for index in range(count):
+        photo = photos[index % len(photos)]
+        photo = np.pad(
+            photo,
+            [(0, max(0, size - n)) for n in photo.shape[:2]] + [(0, 0)],
+            "reflect",
+        )
+        row, column = (rng.integers(n - size + 1) for n in photo.shape[:2])
+        crops.append(photo[row : row + size, column : column + size])
+    return np.stack(crops)
+
+
+def yardstick(crop: np.ndarray) -> None:
+    """Pillow's JPEG 2000 round trip at 16:1."""
+    file = io.BytesIO()
+    Image.fromarray(crop).save(
+        file,
+        "JPEG2000",
+        quality_mode="rates",
+        quality_layers=[16],
+        irreversible=False,
+        num_resolutions=8,
+    )
+    np.asarray(Image.open(file))
+
+
+def frequencies(draws: int = 100_000) -> np.ndarray:
+    """(24, 5) how often a random chain has a distortion at a level."""
+    keys = jax.random.split(jax.random.key(1), draws)
+    chains = jax.tree.map(np.asarray, degradation.draw_chains(keys))
+    used = chains.ops >= 0
+    counts = np.zeros((len(degradation.CATALOGUE), 5))
+    np.add.at(counts, (chains.ops[used], chains.levels[used]), 1)
+    return counts / draws
+
+
+def distortion_costs(crops) -> np.ndarray:
+    """(24, 5) seconds per crop; prints the table."""
+    costs = []
+    key = jax.random.key(0)
+    print(f"{'ms per crop at level':30s}{1:8d}{2:8d}{3:8d}{4:8d}{5:8d}  compile s")
+    for name, distortion in degradation.CATALOGUE.items():
+        start = time.perf_counter()
+        run = jax.jit(distortion).lower(key, crops, jnp.int32(0)).compile()
+        compiling = time.perf_counter() - start
+        row = [
+            best_of(lambda level=level: run(key, crops, level)) / len(crops)
+            for level in jnp.arange(5)
+        ]
+        costs.append(row)
+        cells = "".join(f"{1e3 * cost:8.3f}" for cost in row)
+        print(f"{name:30s}{cells}{compiling:11.2f}", flush=True)
+    return np.array(costs)
+
+
+def chain_costs(yard: float) -> None:
+    """Prints the cost of the compiled chain for batch and tile sizes."""
+    print(f"{'chain of':>10s}{'tile':>6s}{'ms/crop':>9s}{'/ yardstick':>13s}", end="")
+    print(f"{'compile s':>11s}{'memory MB':>11s}")
+    for samples in (1, 16, 64):
+        crops = photographs(samples * CROPS, SIZE.value).astype(np.float32) / 255
+        images = jnp.asarray(crops.reshape(samples, CROPS, *crops.shape[1:]))
+        keys = jax.random.split(jax.random.key(2), samples)
+        chains = degradation.draw_chains(keys)
+        for tile in (1, 2, 4, 8):
+            if tile > samples:
+                continue
+            apply = jax.jit(degradation.apply_chains, static_argnames="tile")
+            start = time.perf_counter()
+            run = apply.lower(keys, images, chains, tile=tile).compile()
+            compiling = time.perf_counter() - start
+            memory = run.memory_analysis()
+            total = sum(
+                getattr(memory, f"{part}_size_in_bytes")
+                for part in ("argument", "output", "temp")
+            )
+            cost = best_of(lambda: run(keys, images, chains)) / (samples * CROPS)
+            print(
+                f"{samples:4d} x {CROPS:3d}{tile:6d}{1e3 * cost:9.2f}"
+                f"{cost / yard:13.3f}{compiling:11.1f}{total / 1e6:11.0f}",
+                flush=True,
+            )
+
+
+def main(argv):
+    del argv
+    device = jax.devices()[0]
+    print(f"{device.device_kind}, crops of {SIZE.value}x{SIZE.value}")
+    crops = photographs(CROPS, SIZE.value)
+    yard = np.mean([best_of(lambda crop=crop: yardstick(crop)) for crop in crops])
+    costs = distortion_costs(jnp.asarray(crops.astype(np.float32) / 255))
+    expected = np.sum(costs * frequencies())
+    print(f"yardstick: {1e3 * yard:.2f} ms")
+    print(
+        f"expected cost of a random chain, dispatch apart: {1e3 * expected:.2f} ms, "
+        f"{expected / yard:.3f} of the yardstick"
+    )
+    chain_costs(yard)
+
+
+if __name__ == "__main__":
+    app.run(main)
