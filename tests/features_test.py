@@ -1,0 +1,216 @@
+"""Extraction of features: order, cache, resumption, devices, bad images."""
+
+import dataclasses
+
+import jax
+import miniature
+import numpy as np
+import pytest
+
+from arniqa_jax import errors, sharding
+from arniqa_jax.data import crops as image_crops
+from arniqa_jax.data.labelled import ImageFiles
+from arniqa_jax.evaluation import feature_store, features
+from arniqa_jax.evaluation.features import Extractor
+
+COUNT = 11  # more than two batches of 4, and not a multiple
+
+
+@pytest.fixture
+def images(tmp_path):
+    painter = miniature._Painter(3)
+    for i in range(COUNT):
+        painter.paint(tmp_path / "images" / f"{i}.png")
+    return ImageFiles(tmp_path / "images", tuple(f"{i}.png" for i in range(COUNT)))
+
+
+@pytest.fixture
+def extractor(tmp_path):
+    return Extractor(miniature.encoder(), tmp_path / "cache")
+
+
+def _expected(encoder, images):
+    """The plain computation: crop by crop, full scale beside half scale."""
+    rows = []
+    for i in range(len(images)):
+        crops = image_crops.evaluation_crops(images[i], encoder.patch_size)
+        full, half = (
+            np.asarray(encoder.apply(encoder.variables, crops[:, scale]))
+            for scale in (0, 1)
+        )
+        rows.append(np.concatenate([full, half], axis=-1))
+    return np.stack(rows)
+
+
+def test_equals_the_plain_computation(extractor, images):
+    values = extractor.extract(images, np.arange(COUNT), "mini")
+    assert values.shape == (COUNT, 5, 12) and values.dtype == np.float32
+    np.testing.assert_allclose(values, _expected(extractor.encoder, images), atol=3e-5)
+    some = extractor.extract(images, np.array([7, 2]), "mini")
+    np.testing.assert_allclose(some, values[[7, 2]], atol=1e-6)
+
+
+def test_one_compilation_serves_all_sizes_and_encoders(extractor, images):
+    extractor.extract(images, np.arange(COUNT), "mini")
+    compiled = features._embed._cache_size()
+    smaller = dataclasses.replace(images, shorter_side=33)
+    extractor.extract(smaller, np.arange(COUNT), "smaller")
+    other = miniature.encoder(seed=1, name="another")
+    values = Extractor(other, extractor.cache_dir).extract(images, np.arange(4), "mini")
+    assert features._embed._cache_size() == compiled
+    np.testing.assert_allclose(values, _expected(other, images)[:4], atol=3e-5)
+
+
+def test_all_devices_give_the_same(extractor, images):
+    alone = extractor.extract(images, np.arange(COUNT), "mini")
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    cache = extractor.cache_dir / "mesh"
+    together = Extractor(extractor.encoder, cache, mesh=mesh)
+    values = together.extract(images, np.arange(COUNT), "mini")
+    np.testing.assert_allclose(values, alone, atol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counting:
+    """Images that count how often they are decoded."""
+
+    images: ImageFiles
+    decoded: list
+    fail_at: int = -1
+
+    names = property(lambda self: self.images.names)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if index == self.fail_at:
+            raise KeyboardInterrupt
+        self.decoded.append(index)
+        return self.images[index]
+
+    def stamps(self):
+        return self.images.stamps()
+
+
+def test_second_extraction_decodes_nothing(extractor, images):
+    counting = _Counting(images, [])
+    first = extractor.extract(counting, np.arange(COUNT), "mini")
+    assert sorted(counting.decoded) == list(range(COUNT))
+    counting.decoded.clear()
+    again = Extractor(extractor.encoder, extractor.cache_dir)
+    values = again.extract(counting, np.arange(COUNT), "mini")
+    assert counting.decoded == []
+    np.testing.assert_array_equal(values, first)
+
+
+@pytest.mark.parametrize("change", ["encoder", "image", "crops", "patch_size"])
+def test_what_changes_the_features_misses_the_cache(extractor, images, change):
+    before = np.array(extractor.extract(images, np.arange(COUNT), "mini"))
+    encoder, crops = extractor.encoder, "five"
+    if change == "encoder":
+        encoder = miniature.encoder(seed=1)
+    elif change == "image":
+        miniature._Painter(9).paint(images.root / images.names[0])
+    elif change == "crops":
+        crops = "whole"
+    else:
+        encoder = dataclasses.replace(encoder, patch_size=40)
+    changed = Extractor(encoder, extractor.cache_dir, crops)
+    values = changed.extract(images, np.arange(COUNT), "mini")
+    assert values.shape != before.shape or (values != before).any()
+
+
+def test_interrupted_extraction_goes_on_where_it_was(extractor, images, monkeypatch):
+    whole = Extractor(extractor.encoder, extractor.cache_dir / "whole")
+    expected = np.array(whole.extract(images, np.arange(COUNT), "mini"))
+    monkeypatch.setattr(feature_store, "_SECONDS_BETWEEN_FLUSHES", 0.0)
+    counting = _Counting(images, [], fail_at=9)
+    with pytest.raises(KeyboardInterrupt):
+        extractor.extract(counting, np.arange(COUNT), "mini")
+    (partial,) = extractor.directory.iterdir()
+    assert partial.name.endswith(".partial")
+    done = int((partial / "done").read_text())
+    assert done in (4, 8)
+    resumed = _Counting(images, [])
+    values = extractor.extract(resumed, np.arange(COUNT), "mini")
+    assert sorted(resumed.decoded) == list(range(done, COUNT))
+    np.testing.assert_array_equal(values, expected)
+    assert [p.suffix for p in extractor.directory.iterdir()] != [".partial"]
+
+
+def test_unreadable_image(extractor, images):
+    (images.root / "5.png").write_bytes(b"no image")
+    with pytest.raises(errors.ImageError, match=r"5\.png"):
+        extractor.extract(images, np.arange(COUNT), "mini")
+    values = extractor.extract(images, np.arange(COUNT), "mini", skip_unreadable=True)
+    assert np.isnan(values[5]).all() and np.isfinite(np.delete(values, 5, 0)).all()
+    opened = feature_store.Features(values, np.arange(COUNT))
+    assert opened.readable(np.array([4, 5, 6])).tolist() == [4, 6]
+
+
+def test_full_disk_is_seen_before(extractor, images, monkeypatch):
+    usage = feature_store.shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(errors.ArniqaError, match="GiB are free"):
+        extractor.extract(images, np.arange(COUNT), "mini")
+
+
+def test_whole_images_of_any_size(images, tmp_path):
+    miniature._Painter(1).paint(images.root / "0.png")
+    encoder = miniature.encoder()
+    values = Extractor(encoder, tmp_path / "cache", "whole").extract(
+        images, np.arange(3), "mini"
+    )
+    assert values.shape == (3, 1, 12)
+    image = images[1]
+    views = (image, image_crops.half_scale(image))
+    expected = [np.asarray(encoder.apply(encoder.variables, v[None]))[0] for v in views]
+    np.testing.assert_allclose(values[1, 0], np.concatenate(expected), atol=3e-5)
+
+
+def test_unknown_crops():
+    with pytest.raises(errors.UsageError, match="expected one of five, whole"):
+        Extractor(miniature.encoder(), "cache", "six")
+
+
+def test_pruning_keeps_one_encoder(tmp_path, images):
+    cache = tmp_path / "cache"
+    old = Extractor(miniature.encoder(0), cache)
+    new = Extractor(miniature.encoder(1), cache)
+    for extractor in (old, new):
+        extractor.extract(images, np.arange(4), "mini")
+    feature_store.prune(cache, keep=new.directory)
+    assert list(cache.iterdir()) == [new.directory]
+    feature_store.prune(tmp_path / "nothing", keep=new.directory)
+
+
+def test_full_reference_features():
+    rng = np.random.default_rng(0)
+    values, reference = rng.normal(size=(6, 5, 3)), rng.normal(size=(2, 5, 3))
+    reference_N = np.array([0, 0, 0, 1, 1, 1])
+    opened = feature_store.Features(values, np.arange(6), reference, reference_N)
+    assert opened.width == 6
+    expected = np.concatenate([values[4], abs(values[4] - reference[1])], axis=-1)
+    np.testing.assert_array_equal(opened.take(np.array([4]))[0], expected)
+    np.testing.assert_allclose(opened.means(np.array([4]))[0], expected.mean(0))
+    ((x, y),) = opened.regression_blocks(np.array([4, 0]), np.arange(6.0))
+    assert x.shape == (10, 6) and y.tolist() == [4.0] * 5 + [0.0] * 5
+
+
+def test_encoder_of_the_package_shares_a_compilation(images, tmp_path):
+    """`model.Encoder` is hashable without its variables, as `_embed` needs."""
+    from arniqa_jax.model.encoder import Encoder
+    from arniqa_jax.model.simclr import SimCLR
+
+    module = SimCLR(arch="tiny", embedding_dim=8)
+    sizes = []
+    for seed in (0, 1):
+        key = jax.random.key(seed)
+        variables = module.init(key, np.zeros((1, 32, 32, 3), np.float32), train=False)
+        encoder = Encoder(module, variables, f"step {seed}", patch_size=32)
+        values = Extractor(encoder, tmp_path).extract(images, np.arange(4), "mini")
+        sizes.append(features._embed._cache_size())
+        assert values.shape == (4, 5, 2 * encoder.feature_dim)
+    assert sizes[0] == sizes[1]
