@@ -88,9 +88,9 @@ def test_reads_what_the_owners_wrote(datasets):
     """Scores, types, levels and references of single rows, quirks included."""
     opened = {n: benchmarks.open_benchmark(n, datasets) for n in benchmarks.DATASETS}
     live = opened["live"]
-    assert live.images.names[13] == "jpeg/img1.bmp"
-    assert live.types[13] == "jpeg" and live.levels_N[13] == 0
-    assert live.references.names[live.reference_N[13]] == "refimgs/Ref1.bmp"
+    assert live.images.names[21] == "jpeg/img1.bmp"
+    assert live.types[21] == "jpeg" and live.levels_N[21] == 0
+    assert live.references.names[live.reference_N[21]] == "refimgs/Ref1.bmp"
     assert live.scores_N.max() > 100 > 1 > live.scores_N.min()
     csiq = opened["csiq"]
     assert csiq.images.names[1] == "dst_imgs/awgn/p0.AWGN.2.png"
@@ -175,7 +175,7 @@ def _drop_row(path):
     [
         (_damage_score, ["row 2", "'n/a' is not a number"]),
         (_repeat_row, ["rows 2 and 3", "the same image"]),
-        (_drop_row, ["expected 60 rows, found 59"]),
+        (_drop_row, ["expected 100 rows, found 99"]),
         (lambda p: (p.parent / "gblur" / "img4.bmp").unlink(), ["gblur/img4.bmp"]),
     ],
     ids=["score", "duplicate", "count", "image"],
@@ -190,10 +190,10 @@ def test_damaged_rows(copy_of, damage, parts):
     for part in [*parts, "LIVE", "LIVE.txt", "authors", "allow_partial"]:
         assert part in message
     partial = benchmarks.open_benchmark("live", path.parent, allow_partial=True)
-    assert partial.note == "59 of 60 images"
-    assert len(partial) == len(partial.types) == 59
+    assert partial.note == "99 of 100 images"
+    assert len(partial) == len(partial.types) == 99
     assert (
-        max(max(split.train.max(), split.test.max()) for split in partial.splits) == 58
+        max(max(split.train.max(), split.test.max()) for split in partial.splits) == 98
     )
 
 
@@ -202,7 +202,7 @@ def test_no_folder_and_no_image(copy_of, tmp_path):
         benchmarks.open_benchmark("tid2013", tmp_path)
     path = copy_of("tid2013", "TID2013")
     shutil.rmtree(path / "distorted_images")
-    with pytest.raises(errors.DatasetError, match="no usable image of 288 rows"):
+    with pytest.raises(errors.DatasetError, match="no usable image of 480 rows"):
         benchmarks.open_benchmark("tid2013", tmp_path, allow_partial=True)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from arniqa_jax.data import benchmarks
 
-CONTENTS = 6  # reference photographs of each synthetic dataset
+CONTENTS = 10  # reference photographs of each synthetic dataset
 AUTHENTIC_IMAGES = 30
 
 
