@@ -25,13 +25,13 @@ REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each; the fastest counts."
 CROPS = 4  # of a sample, as in training
 
 
-def best_of(function) -> float:
+def best_of(function, *arguments) -> float:
     """Seconds of the fastest of several runs, after one to warm up."""
-    jax.block_until_ready(function())
+    jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(REPEATS.value):
         start = time.perf_counter()
-        jax.block_until_ready(function())
+        jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -86,10 +86,7 @@ def distortion_costs(crops) -> np.ndarray:
         start = time.perf_counter()
         run = jax.jit(distortion).lower(key, crops, jnp.int32(0)).compile()
         compiling = time.perf_counter() - start
-        row = [
-            best_of(lambda level=level: run(key, crops, level)) / len(crops)
-            for level in jnp.arange(5)
-        ]
+        row = [best_of(run, key, crops, level) / len(crops) for level in jnp.arange(5)]
         costs.append(row)
         cells = "".join(f"{1e3 * cost:8.3f}" for cost in row)
         print(f"{name:30s}{cells}{compiling:11.2f}", flush=True)
@@ -117,7 +114,7 @@ def chain_costs(yard: float) -> None:
                 getattr(memory, f"{part}_size_in_bytes")
                 for part in ("argument", "output", "temp")
             )
-            cost = best_of(lambda: run(keys, images, chains)) / (samples * CROPS)
+            cost = best_of(run, keys, images, chains) / (samples * CROPS)
             print(
                 f"{samples:4d} x {CROPS:3d}{tile:6d}{1e3 * cost:9.2f}"
                 f"{cost / yard:13.3f}{compiling:11.1f}{total / 1e6:11.0f}",
@@ -130,7 +127,7 @@ def main(argv):
     device = jax.devices()[0]
     print(f"{device.device_kind}, crops of {SIZE.value}x{SIZE.value}")
     crops = photographs(CROPS, SIZE.value)
-    yard = np.mean([best_of(lambda crop=crop: yardstick(crop)) for crop in crops])
+    yard = np.mean([best_of(yardstick, crop) for crop in crops])
     costs = distortion_costs(jnp.asarray(crops.astype(np.float32) / 255))
     expected = np.sum(costs * frequencies())
     print(f"yardstick: {1e3 * yard:.2f} ms")

@@ -1,0 +1,128 @@
+"""Draws what every distortion does to a photograph.
+
+    python -m arniqa_jax.degradation.gallery [IMAGE] --output=DIR
+
+Writes DIR/distortions.png, a contact sheet of the 24 distortions at their 5 levels with
+their parameters, and DIR/chains.png, 12 random chains with their recipes. Without an
+image it takes a built-in photograph, scikit-image's astronaut.
+"""
+
+import pathlib
+import textwrap
+
+from absl import flags, logging
+
+from arniqa_jax import command, errors
+
+FLAGS = flags.FlagValues()
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the two pictures; made if missing.", flag_values=FLAGS
+)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the noise and of the chains.", flag_values=FLAGS
+)
+
+CROP = 224
+CHAINS = 12
+
+
+def main(arguments: list[str]) -> None:
+    if OUTPUT.value is None:
+        raise errors.UsageError("--output=DIR is missing: where to write the pictures")
+    if len(arguments) > 1:
+        raise errors.UsageError(f"one image at most, got {len(arguments)}")
+    crop = _load(arguments[0] if arguments else None)
+    folder = pathlib.Path(OUTPUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in (("distortions", draw_distortions), ("chains", draw_chains)):
+        path = folder / f"{name}.png"
+        draw(crop, seed=SEED.value).savefig(path)
+        logging.info("wrote %s", path)
+
+
+def _load(path: str | None):
+    """The middle of a photograph, float32 (CROP, CROP, 3) in [0, 1]."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    from skimage import data
+
+    if path is None:
+        image = Image.fromarray(data.astronaut()).crop((80, 0, 380, 300))
+    else:
+        try:
+            image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        except FileNotFoundError:
+            raise errors.ImageError(f"{path}: there is no such file") from None
+        except (OSError, UnidentifiedImageError) as error:
+            raise errors.ImageError(f"{path} cannot be read: {error}") from error
+    image = ImageOps.fit(image, (CROP, CROP), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.float32) / 255
+
+
+def draw_distortions(image, *, seed: int = 0):
+    """A figure of every distortion at every level of image (H, W, 3)."""
+    import jax
+    import numpy as np
+
+    from arniqa_jax import degradation
+
+    catalogue = degradation.CATALOGUE
+    figure, axes = _figure(len(catalogue), 6, width=1.3)
+    for row, distortion in zip(axes, catalogue.values(), strict=True):
+        title = textwrap.fill(distortion.name.replace("_", " "), 18)
+        _show(row[0], image, title, size=5.5)
+        for level, value in enumerate(distortion.levels, 1):
+            key = jax.random.fold_in(jax.random.key(seed), level)
+            out = degradation.distort(key, image, name=distortion.name, level=level)
+            _show(row[level], np.asarray(out), f"{level}: {value:g}", size=5.5)
+    return figure
+
+
+def draw_chains(image, *, seed: int = 0, count: int = CHAINS):
+    """A figure of image (H, W, 3) after random chains, each with its recipe."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from arniqa_jax import degradation
+
+    keys = jax.random.split(jax.random.key(seed), count)
+    chains = degradation.draw_chains(keys)
+    images = jnp.broadcast_to(image, (count, 1, *image.shape))
+    degraded = np.asarray(degradation.apply_chains(keys, images, chains))[:, 0]
+    ops, levels = np.asarray(chains.ops), np.asarray(chains.levels)
+    figure, axes = _figure(-(-count // 4), 4, width=2.2, text=0.55)
+    for index, axis in enumerate(axes.flat):
+        if index < count:
+            recipe = degradation.describe(ops[index], levels[index])
+            _show(axis, degraded[index], recipe.replace(", ", "\n"), size=6)
+    return figure
+
+
+def _figure(rows: int, columns: int, *, width: float, text: float = 0.28):
+    """A figure of square axes `width` inches wide with room for text above each."""
+    from matplotlib.figure import Figure
+
+    height = width + text
+    figure = Figure(figsize=(columns * width, rows * height), dpi=150)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=0.01,
+        right=0.99,
+        bottom=0.002,
+        top=1 - text / (rows * height),
+        wspace=0.03,
+        hspace=text / width,
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _show(axis, image, title: str, *, size: float) -> None:
+    axis.imshow(image, interpolation="nearest")
+    axis.set_title(title, fontsize=size, pad=2)
+
+
+if __name__ == "__main__":
+    command.run(main, FLAGS, usage=__doc__)
