@@ -292,8 +292,11 @@ def test_regressors_predict_like_the_protocol(setting, tmp_path):
         regressors.read(tmp_path, "live")
 
 
-def test_figures_of_a_synthetic_and_an_authentic_dataset(setting, tmp_path):
+def test_figures_of_a_synthetic_and_an_authentic_dataset(
+    setting, tmp_path, monkeypatch
+):
     (a, b), opened, cache = setting
+    monkeypatch.setattr(figures, "_TSNE_STEPS", 250)  # the fewest that it takes
     extractor = Extractor(miniature.encoder(0), cache)
     figures.write(a, opened, extractor, tmp_path)
     gmad.write(a, b, opened, tmp_path)

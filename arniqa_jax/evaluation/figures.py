@@ -21,6 +21,7 @@ from arniqa_jax.workdir import write_aside
 
 # Beyond this, t-SNE takes minutes and the points cover each other.
 _MANIFOLD_IMAGES = 3000
+_TSNE_STEPS = 1000
 _SHOWN = 16  # best and worst images
 _THUMBNAIL = 160  # pixels
 
@@ -141,22 +142,24 @@ def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
     shown = min(_SHOWN, len(order) // 2)
     columns = 8
     rows = -(-shown // columns)
-    figure = Figure(figsize=(2 * columns, 2 * (2.35 * rows + 0.4)))
-    parts = figure.subfigures(2, 1)
+    figure = Figure(figsize=(2 * columns, 2 * (2.3 * rows + 0.6)), layout="constrained")
     chosen = (("best", order[:shown]), ("worst", order[::-1][:shown]))
-    for part, (word, places) in zip(parts, chosen, strict=True):
-        part.suptitle(
+    for axes, (word, places) in zip(figure.subplots(2, 1), chosen, strict=True):
+        axes.set_title(
             f"{dataset.title}: predicted {word} of {len(indices):,} test images "
             f"(predicted / {score_name(dataset)})"
         )
-        grid = part.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid:
-            axes.axis("off")
-        for axes, place in zip(grid, places, strict=False):
+        for i, place in enumerate(places):
+            row, column = divmod(i, columns)
             index = indices[place]
-            axes.imshow(thumbnail(benchmark.images[int(index)]))
-            score = dataset.scores_N[index]
-            axes.set_title(f"{predictions[place]:.3g} / {score:.3g}", fontsize="small")
+            image = thumbnail(benchmark.images[int(index)])
+            height, width = 0.94 * np.array(image.shape[:2]) / max(image.shape[:2])
+            top = 1.15 * row
+            axes.imshow(image, extent=(column, column + width, top + height, top))
+            scores = f"{predictions[place]:.3g} / {dataset.scores_N[index]:.3g}"
+            axes.text(column, top - 0.03, scores, fontsize="small")
+        axes.set(xlim=(0, columns), ylim=(1.15 * rows - 0.15, -0.15), aspect="equal")
+        axes.axis("off")
     return figure
 
 
@@ -204,7 +207,11 @@ def _tsne(means_ND: np.ndarray, seed: int) -> np.ndarray:
     reduced = PCA(components, random_state=seed).fit_transform(means_ND)
     perplexity = min(30.0, (len(means_ND) - 1) / 3)
     return TSNE(
-        perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed
+        perplexity=perplexity,
+        init="pca",
+        learning_rate="auto",
+        max_iter=_TSNE_STEPS,
+        random_state=seed,
     ).fit_transform(reduced)
 
 

@@ -17,6 +17,8 @@ import scipy.stats
 
 # Figures of every result, in the order of the tables.
 METRICS = ("srcc", "plcc", "krcc", "rmse", "plcc_fit", "rmse_fit")
+# Bootstrap replicates: the ends of an interval are then good to about 0.1 of its width.
+REPLICATES = 1000
 
 
 def srcc(x_N, y_N) -> float:
@@ -136,11 +138,14 @@ class Agreement:
         return np.concatenate(parts)
 
 
-def resampling_counts(seed: int, images: int, replicates: int = 1000) -> np.ndarray:
+def resampling_counts(
+    seed: int, images: int, replicates: int | None = None
+) -> np.ndarray:
     """Draws how often each image occurs in each bootstrap replicate: (R, N) int32."""
     rng = np.random.default_rng(seed)
     share = np.full(images, 1 / images)
-    return rng.multinomial(images, share, size=replicates).astype(np.int32)
+    size = REPLICATES if replicates is None else replicates
+    return rng.multinomial(images, share, size=size).astype(np.int32)
 
 
 def median_of_samples(samples_SR) -> np.ndarray:
