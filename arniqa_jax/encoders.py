@@ -1,7 +1,8 @@
-"""Encoders by name: of a run's checkpoint, or as it was before any training."""
+"""Encoders by name: of a model directory, of a run, or from before any training."""
 
 import itertools
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from arniqa_jax import checkpoints, errors, workdir
-from arniqa_jax.data import pairs
-from arniqa_jax.data.photos import open_photos
+from arniqa_jax import cache, checkpoints, errors, model_directory, workdir
 from arniqa_jax.model import resnet, simclr
 from arniqa_jax.model.encoder import Encoder
 
@@ -28,15 +27,18 @@ def build_model(config: ConfigDict) -> simclr.SimCLR:
 
 
 def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
-    """Loads the encoder of a run.
+    """Loads the encoder of a run or of a model directory.
 
     Args:
-      path: its workdir.
-      checkpoint: `best` (by validation SRCC), `last`, a step, or `untrained`.
+      path: a workdir or a model directory.
+      checkpoint: of a run: `best` (by validation SRCC), `last`, a step, or `untrained`;
+        a model directory has but one.
 
     Raises:
       CheckpointError: there is no such run or checkpoint, or it is damaged.
     """
+    if model_directory.is_model_directory(pathlib.Path(path)):
+        return model_directory.read_encoder(pathlib.Path(path))
     config = workdir.read_config(path)
     if checkpoint == "untrained":
         return untrained(config)
@@ -60,18 +62,54 @@ def initial_variables(config: ConfigDict) -> dict[str, Any]:
     if config.model.init == "random":
         return _init(model, config.seed)
     if config.model.init == "imagenet":
-        raise errors.UsageError(
-            "model.init=imagenet: the ImageNet weights cannot be converted by this "
-            "version yet; choose --config.model.init=random, or the workdir of a run"
-        )
-    start = load(config.model.init)
-    if jax.eval_shape(lambda: start.variables) != abstract_variables(model):
+        path = cache.directory() / f"imagenet-{model.arch}"
+        if not model_directory.is_model_directory(path):
+            raise errors.UsageError(
+                f"model.init=imagenet: expected converted ImageNet weights in {path}. "
+                f"Fetch {_imagenet_file(model.arch)} and run `python -m "
+                f"arniqa_jax.convert --from=FILE --to={path}` (it needs the extra "
+                "`convert`); or choose --config.model.init=random, or the path of a "
+                "model"
+            )
+    else:
+        path = pathlib.Path(config.model.init)
+    return _continued(load(path), model, config.seed)
+
+
+def _continued(start: Encoder, model: simclr.SimCLR, seed: int) -> dict[str, Any]:
+    """The variables of `start`; a projector from `seed` where it has none."""
+    expected = abstract_variables(model)
+    variables = start.variables
+    if "projector_0" not in variables["params"]:
+        fresh = _init(model, seed)
+        variables = {name: fresh[name] | variables[name] for name in fresh}
+    if jax.eval_shape(lambda: variables) != expected:
         raise errors.CheckpointError(
-            f"model.init={config.model.init} holds {start.module.arch} with "
+            f"model.init: {start.name} is {start.module.arch} with "
             f"{start.module.embedding_dim} outputs, expected {model.arch} with "
             f"{model.embedding_dim} and the same projector"
         )
-    return start.variables
+    if not start.imagenet_input:
+        raise errors.CheckpointError(
+            f"model.init: {start.name} takes images without ImageNet's normalisation, "
+            "which pre-training applies; choose another start"
+        )
+    return variables
+
+
+def _imagenet_file(arch: str) -> str:
+    """Where torchvision's ImageNet1K_V1 weights are, which start better than V2."""
+    files = {
+        "resnet18": "resnet18-f37072fd.pth",
+        "resnet34": "resnet34-b627a593.pth",
+        "resnet50": "resnet50-0676ba61.pth",
+    }
+    if arch not in files:
+        raise errors.UsageError(
+            f"model.init=imagenet: there are no ImageNet weights of {arch}; choose "
+            "--config.model.init=random"
+        )
+    return f"https://download.pytorch.org/models/{files[arch]}"
 
 
 def untrained(config: ConfigDict) -> Encoder:
@@ -109,19 +147,23 @@ def untrained(config: ConfigDict) -> Encoder:
 
 def _pristine_batches(config: ConfigDict) -> Iterator[np.ndarray]:
     """Crops of one pass over the photographs, (N, 2, 2, H, W, 3) uint8."""
+    # Here, as grain takes most of a second to import and scoring has no use for it.
+    from arniqa_jax.data import pairs
+    from arniqa_jax.data.photos import open_photos
+
     photos = open_photos(config.data.root, config.data.source)
     batch_size = config.train.batch_size
-    batches = pairs.pair_batches(
+    count = min(_CALIBRATION_BATCHES, max(1, len(photos) // batch_size))
+    with pairs.pair_batches(
         photos,
         seed=config.seed,
         patch_size=config.data.patch_size,
         batch_size=batch_size,
-        workers=config.data.workers,
+        workers=0,  # a few batches: workers would take longer to start
         max_bad_share=config.data.max_bad_share,
-    )
-    count = min(_CALIBRATION_BATCHES, max(1, len(photos) // batch_size))
-    for batch in itertools.islice(batches, count):
-        yield batch["images"]
+    ) as batches:
+        for batch in itertools.islice(batches, count):
+            yield batch["images"]
 
 
 def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:

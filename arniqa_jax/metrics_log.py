@@ -103,9 +103,13 @@ class MetricsLog:
         for writer in self._writers:
             writer.write(line)
 
-    def close(self) -> None:
-        """Closes everything; the bar leaves its last state on the terminal."""
+    def end_progress(self) -> None:
+        """Leaves the last state of the bar on the terminal, for others to write on."""
         self._bar.close()
+
+    def close(self) -> None:
+        """Closes everything."""
+        self.end_progress()
         for writer in self._writers:
             writer.close()
 

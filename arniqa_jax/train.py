@@ -9,7 +9,6 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from arniqa_jax import (
     encoders,
     errors,
-    evaluation,
+    metrics_log,
     pictures,
     schedules,
     sharding,
@@ -30,7 +29,8 @@ from arniqa_jax import (
 from arniqa_jax.checkpoints import Checkpoints
 from arniqa_jax.command import StopRequest
 from arniqa_jax.data import pairs, photos
-from arniqa_jax.metrics_log import MetricsLog
+from arniqa_jax.data.workers import Batches
+from arniqa_jax.evaluation import load_benchmarks, protocol, report
 from arniqa_jax.model.encoder import Encoder
 from arniqa_jax.train_step import TrainState
 from arniqa_jax.workdir import Workdir
@@ -82,7 +82,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
             config.train.batch_size, mesh, config.train.accumulation
         )
         source = photos.open_photos(config.data.root, config.data.source)
-        benchmarks = evaluation.load_benchmarks(
+        benchmarks = load_benchmarks(
             config.evaluation.datasets,
             config.evaluation.root,
             allow_partial=config.evaluation.allow_partial,
@@ -130,9 +130,7 @@ class _Pending(NamedTuple):
     step: int
     metrics: dict[str, jax.Array]
     records: np.ndarray
-    bad_photos: int
     data_wait: float
-    started: float
 
 
 class _Run:
@@ -174,7 +172,7 @@ class _Run:
         """Trains from where the run stands, then evaluates; returns the exit code."""
         state = self._restore()
         start = int(state.step)
-        self._log = MetricsLog(
+        self._log = metrics_log.MetricsLog(
             self._workdir,
             start_step=start,
             total_steps=self._plan.total,
@@ -228,43 +226,44 @@ class _Run:
             accumulation=config.train.accumulation,
             degradation_options=dict(**config.degradation),
         )
-        batches = self._batches(start)
         bad_photographs = pairs.BadPhotographs(self._source, config.data.max_bad_share)
         pending = None
-        for step in range(start, plan.total + 1):
-            last = step == plan.total
-            exit_code = stop.exit_code
-            new = step > start
-            evaluate = new and _due(step, plan.evaluate_every, last)
-            stopping = last or exit_code is not None
-            save = new and _due(step, plan.save_every, stopping)
-            if evaluate or save:
-                # A loss that is not finite ends the run before its state is kept.
-                self._log_step(pending)
-                pending = None
-            srcc = self._validate(state, step) if evaluate else None
-            if save:
-                self._checkpoints.save(state, srcc=srcc)
-            if stopping:
-                break
+        with self._batches(start) as batches:
+            self._clock = time.monotonic()
+            for step in range(start, plan.total + 1):
+                last = step == plan.total
+                exit_code = stop.exit_code
+                stopping = last or exit_code is not None
+                new = step > start
+                evaluate = new and _due(step, plan.evaluate_every, last)
+                save = new and _due(step, plan.save_every, stopping)
+                if evaluate or save:
+                    # A loss that is not finite ends the run before its state is kept.
+                    self._log_step(pending)
+                    pending = None
+                srcc = self._validate(state, step) if evaluate else None
+                if save:
+                    self._checkpoints.save(state, srcc=srcc)
+                if evaluate or save:
+                    self._clock = time.monotonic()
+                if stopping:
+                    break
 
-            started = time.monotonic()
-            batch = next(batches)
-            data_wait = time.monotonic() - started
-            bad = bad_photographs.update(batch)
-            on_device = {name: batch[name] for name in ("images", "seed")}
-            on_device = sharding.put_batch(on_device, self._mesh)
-            state, metrics, preview = step_fn(state, on_device)
-            self._log_step(pending)
-            pending = _Pending(
-                step + 1, metrics, batch["record"], bad, data_wait, started
-            )
-            if config.train.picture_every and step % config.train.picture_every == 0:
-                self._draw(step + 1, preview)
+                started = time.monotonic()
+                batch = next(batches)
+                data_wait = time.monotonic() - started
+                bad_photographs.update(batch)
+                on_device = {name: batch[name] for name in train_step.BATCH}
+                on_device = sharding.put_batch(on_device, self._mesh)
+                state, metrics, preview = step_fn(state, on_device)
+                self._log_step(pending)
+                pending = _Pending(step + 1, metrics, batch["record"], data_wait)
+                if _due(step, config.train.picture_every, False):
+                    self._draw(step + 1, preview)
         self._checkpoints.wait()
         return exit_code
 
-    def _batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(self, start: int) -> Batches:
         data = self._config.data
         return pairs.pair_batches(
             self._source,
@@ -283,8 +282,10 @@ class _Run:
         """Waits for the metrics of a step, checks and writes them."""
         if pending is None:
             return
-        metrics = {name: float(pending.metrics[name]) for name in train_step.METRICS}
-        seconds = time.monotonic() - pending.started
+        metrics = {name: pending.metrics[name].item() for name in train_step.METRICS}
+        # From the end of the step before: the next one is already on the device.
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
         if not math.isfinite(metrics["loss"]):
             saved = self._checkpoints.latest
             raise errors.ArniqaError(
@@ -298,7 +299,6 @@ class _Run:
         if _due(pending.step, self._config.train.log_every, False):
             crops = 4 * self._config.train.batch_size
             metrics |= {
-                "bad_photos": pending.bad_photos,
                 "images_per_second": crops / seconds,
                 "data_wait": pending.data_wait,
                 "seconds": seconds,
@@ -320,7 +320,7 @@ class _Run:
         encoder = Encoder(
             self._model, variables, f"step {step}", self._config.data.patch_size
         )
-        values = evaluation.validate(
+        values = protocol.validate(
             encoder,
             self._benchmarks,
             alpha=self._config.evaluation.validation_alpha,
@@ -333,9 +333,37 @@ class _Run:
         return values["mean"]
 
     def _test(self) -> None:
-        """Evaluates the best checkpoint beside the untrained encoder, and writes it."""
-        which = ["best"] + ["untrained"] * (self._config.model.init == "random")
+        """Evaluates the best checkpoint; beside the untrained encoder, where random."""
+        self._log.end_progress()
+        random = self._config.model.init == "random"
         results = []
-        for checkpoint in which:
-            encoder = encoders.load(self._workdir.path, checkpoint)
-            results.append(...)
+        for checkpoint in ["untrained"] * random + ["best"]:
+            evaluated = protocol.evaluate(
+                encoders.load(self._workdir.path, checkpoint),
+                self._benchmarks,
+                cache_dir=self._workdir.features,
+                mesh=self._mesh,
+                crops=self._config.evaluation.crops,
+                workers=self._config.data.workers,
+                seed=self._config.seed,
+            )
+            if self._writes:
+                directory = report.new_directory(self._workdir.results, evaluated)
+                report.write(evaluated, directory, self._config.to_dict())
+            results.append(evaluated)
+        print(report.terminal_table(evaluated))
+        if random:
+            print(f"\n{report.side_by_side(*results)}")
+        if self._writes:
+            if random:
+                report.write_comparison(*results, self._workdir.results / "comparison")
+            # A batch of N pairs has 4N embeddings, and each 4N - 1 others.
+            chance = math.log(4 * self._config.train.batch_size - 1)
+            pictures.loss_curve(
+                self._workdir.pictures / "loss.png",
+                metrics_log.read(self._workdir.metrics),
+                chance,
+            )
+            print(f"\nwritten to {self._workdir.path}: results/, pictures/")
+        srcc = {d.name: d.figures["srcc"].median for d in evaluated.datasets}
+        self._log.evaluation(self._plan.total, "test", srcc)

@@ -17,8 +17,10 @@ from jax.sharding import PartitionSpec as P
 from arniqa_jax import degradation, sharding
 from arniqa_jax.model import losses, simclr
 
-# What a step measures, float32 scalars. `nonfinite` is the share of gradient values
-# that are not finite.
+# What a step needs of a batch.
+BATCH = ("images", "seed", "skipped")
+# What a step measures, scalars. `nonfinite` is the share of gradient values that are
+# not finite; `bad_photos` the number of unreadable photographs that the batch met.
 METRICS = (
     "loss",
     "learning_rate",
@@ -26,6 +28,7 @@ METRICS = (
     "alignment",
     "uniformity",
     "nonfinite",
+    "bad_photos",
 )
 # Pairs per device whose degraded crops a step hands out for the picture.
 PREVIEW_PAIRS = 4
@@ -161,6 +164,7 @@ def make_step(
             "alignment": losses.alignment(a, b),
             "uniformity": losses.uniformity(jnp.concatenate([a, b])),
             "nonfinite": _share_nonfinite(grads),
+            "bad_photos": batch["skipped"].sum(),
         }
         state = TrainState(
             step=state.step + 1,

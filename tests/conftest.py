@@ -3,13 +3,12 @@
 import os
 import pathlib
 
-# Before JAX is imported: eight CPU devices, and one persistent compilation cache that
-# all runs of the suite share.
+# Before JAX is imported, and inherited by the commands that tests start: the CPU, and
+# one compilation cache for all of the suite's runs; the user's own cache is left alone.
+_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(pathlib.Path(__file__).parent.parent / ".jax_cache"),
-)
+os.environ["XDG_CACHE_HOME"] = str(_CACHE)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 
 import jax
 import pytest

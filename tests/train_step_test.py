@@ -30,7 +30,11 @@ def _batch(step: int) -> dict[str, np.ndarray]:
     # Smooth pictures: on noise, every distortion looks alike.
     coarse = rng.integers(0, 256, (_PAIRS, 2, 2, 8, 8, 3))
     images = coarse.repeat(_SIZE // 8, 3).repeat(_SIZE // 8, 4).astype(np.uint8)
-    return {"images": images, "seed": rng.integers(2**32, size=_PAIRS, dtype=np.uint32)}
+    return {
+        "images": images,
+        "seed": rng.integers(2**32, size=_PAIRS, dtype=np.uint32),
+        "skipped": np.full((_PAIRS, 2), step, np.int32),
+    }
 
 
 def _state(optimizer) -> train_step.TrainState:
@@ -93,6 +97,7 @@ def test_the_step_compiles_once_and_learns(one_device):
     assert set(history[0]) == set(train_step.METRICS)
     assert all(metrics["nonfinite"] == 0 for metrics in history)
     assert all(metrics["learning_rate"] == np.float32(1e-3) for metrics in history)
+    assert [metrics["bad_photos"] for metrics in history] == [0, 16, 32, 48, 64]
     # The statistics were updated twice a step, from 0 and 1.
     assert np.abs(state.batch_stats["encoder"]["bn1"]["mean"]).min() > 0
 

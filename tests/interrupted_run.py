@@ -1,0 +1,71 @@
+"""Runs the main command and kills it with SIGKILL at a chosen moment.
+
+    python tests/interrupted_run.py MOMENT:STEP FLAGS_OF_MAIN...
+
+MOMENT is `step` (while the metrics of this step are written), `save` (just after the
+writing of this checkpoint has begun), `evaluation` (with half of the features of the
+validation at this step on disk), or `never`.
+"""
+
+import os
+import signal
+import sys
+
+from arniqa_jax import command, main
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _arm(moment: str, at: int) -> None:
+    """Replaces what is called at the moment by something that dies in it."""
+    from arniqa_jax import checkpoints, metrics_log
+    from arniqa_jax.evaluation import feature_store, protocol
+
+    write = metrics_log.MetricsLog.step
+    save = checkpoints.Checkpoints.save
+    validate = protocol.validate
+
+    def write_or_die(self, step, metrics):
+        if step == at:
+            _die()
+        write(self, step, metrics)
+
+    def save_and_die(self, state, *, srcc=None):
+        save(self, state, srcc=srcc)
+        if int(state.step) == at:
+            _die()
+
+    def validate_and_die(encoder, *args, **options):
+        if encoder.name == f"step {at}":
+            append = feature_store.Writer.append
+
+            def append_and_die(self, values):
+                append(self, values)
+                if self.done > 300:  # of 600 images
+                    _die()
+
+            feature_store.Writer.append = append_and_die
+        return validate(encoder, *args, **options)
+
+    if moment == "step":
+        metrics_log.MetricsLog.step = write_or_die
+    elif moment == "save":
+        checkpoints.Checkpoints.save = save_and_die
+    elif moment == "evaluation":
+        protocol.validate = validate_and_die
+    elif moment != "never":
+        raise ValueError(moment)
+
+
+def armed_main(arguments: list[str]) -> int:
+    """`main`, once the moment is set; not before, so that flags are checked first."""
+    moment, _, at = MOMENT.partition(":")
+    _arm(moment, int(at or 0))
+    return main.main(arguments)
+
+
+if __name__ == "__main__":
+    MOMENT = sys.argv.pop(1)
+    command.run(armed_main, main.FLAGS, usage=__doc__)

@@ -1,0 +1,242 @@
+"""The main command as users run it: whole runs, in processes of their own.
+
+Everything is the tiny encoder on the built-in photographs, in crops of 64 pixels and
+batches of four pairs; the compilation cache of the suite serves all of these runs.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from arniqa_jax import checkpoints, encoders, errors, metrics_log, train, workdir
+from configs import pretrain
+
+_INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
+_ROOT = pathlib.Path(__file__).parents[1]
+_FIELDS = {
+    "data.patch_size": 64,
+    "data.workers": 0,
+    "model.arch": "tiny",
+    "model.init": "random",
+    "model.embedding_dim": 16,
+    "train.batch_size": 4,
+    "train.steps": 6,
+    "train.picture_every": 4,
+    "train.checkpoint_every": 2,
+    "evaluation.every_epochs": 3,  # an epoch of the built-in photographs is one step
+    "log.tensorboard": False,
+}
+
+
+def _start(path, moment="never", **fields) -> subprocess.Popen:
+    """Starts the main command with the fields above and these."""
+    flags = [f"--config.{name}={value}" for name, value in (_FIELDS | fields).items()]
+    return subprocess.Popen(
+        [
+            *(sys.executable, str(_INTERRUPTED), moment),
+            *("--config=configs/pretrain.py", f"--workdir={path}", *flags),
+        ],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _run(path, moment="never", **fields) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a whole run."""
+    process = _start(path, moment, **fields)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run from start to end, and what it printed."""
+    path = tmp_path_factory.mktemp("uninterrupted")
+    code, out, err = _run(path)
+    assert code == 0, err
+    return path, out, err
+
+
+def _record(path) -> list[dict]:
+    """`metrics.jsonl` without the fields that measure time."""
+    lines = metrics_log.read(path / "metrics.jsonl")
+    for line in lines:
+        for field in metrics_log.TIMING_FIELDS:
+            line.pop(field, None)
+    return lines
+
+
+def _files(path) -> dict[str, bytes]:
+    """Every stored value of the last checkpoint, as bytes by its name."""
+    step = checkpoints.find(path / "checkpoints", "last")
+    from orbax.checkpoint import v1 as ocp
+
+    parts = ocp.load_checkpointables(path / "checkpoints" / str(step))
+    return {
+        jax.tree_util.keystr(name): np.asarray(leaf).tobytes()
+        for name, leaf in jax.tree_util.tree_leaves_with_path(parts)
+    }
+
+
+def test_what_a_run_leaves(uninterrupted):
+    path, out, err = uninterrupted
+    lines = _record(path)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if "validation" in line] == [3, 6]
+    assert [line["step"] for line in lines if "test" in line] == [6]
+    assert {"loss", "learning_rate", "grad_norm", "alignment", "bad_photos"} <= set(
+        lines[0]
+    )
+    pictures = sorted(file.name for file in (path / "pictures").iterdir())
+    assert pictures == ["loss.png", "pairs_000001.png", "pairs_000005.png"]
+    with Image.open(path / "pictures" / "pairs_000001.png") as sheet:
+        assert sheet.height > 4 * 64
+    assert {"2", "4", "6"} >= set(os.listdir(path / "checkpoints"))
+    assert json.loads((path / "config.json").read_text())["train"]["steps"] == 6
+    assert (path / "results" / "untrained" / "results.json").exists()
+    assert "proxy" in out and "untrained" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "NO PHOTOGRAPHS GIVEN" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("moment", ["step:4", "save:4", "evaluation:3"])
+def test_a_killed_run_ends_as_if_it_had_not_been(uninterrupted, tmp_path, moment):
+    code, *_ = _run(tmp_path, moment)
+    assert code == -signal.SIGKILL
+    at = int(moment[-1])
+    saved = [
+        int(name) for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()
+    ]
+    assert max(saved, default=0) < at
+    code, out, err = _run(tmp_path)
+    assert code == 0, err
+    assert f"resuming at step {max(saved)}" in err
+    path, expected_out, _ = uninterrupted
+    assert _record(tmp_path) == _record(path)
+    assert _files(tmp_path) == _files(path)
+    assert out.replace(str(tmp_path), str(path)) == expected_out
+
+
+def test_a_finished_run_says_so(uninterrupted):
+    path, *_ = uninterrupted
+    before = (path / "metrics.jsonl").read_bytes()
+    code, out, err = _run(path)
+    assert (code, out) == (0, "")
+    assert "is finished at step 6" in err and "features" not in err
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_is_refused(uninterrupted):
+    path, *_ = uninterrupted
+    code, _, err = _run(path, **{"optimizer.momentum": 0.5, "seed": 1})
+    assert code == 2
+    assert "optimizer.momentum was 0.9 and is 0.5; seed was 27 and is 1" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_a_stop_saves_and_the_next_start_goes_on(tmp_path, number, code):
+    fields = {"train.steps": 100_000, "train.checkpoint_every": 100_000}
+    fields |= {"evaluation.every_epochs": 0}
+    with _start(tmp_path, **fields) as process:
+        while len(metrics_log.read(tmp_path / "metrics.jsonl")) < 3:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    step = checkpoints.find(tmp_path / "checkpoints", "last")
+    assert [line["step"] for line in _record(tmp_path)] == list(range(1, step + 1))
+
+
+def test_unreadable_photographs(tmp_path):
+    for k in range(40):
+        noise = np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((90, 70)).save(tmp_path / f"{k:02}.png")
+    (tmp_path / "00.png").write_bytes(b"no image")
+    fields = {"data.root": tmp_path, "train.steps": 12}
+    code, _, err = _run(tmp_path / "run", **fields)
+    assert code == 0, err
+    assert err.count("00.png") == 1
+    assert sum(line.get("bad_photos", 0) for line in _record(tmp_path / "run")) > 0
+    for k in range(1, 30):
+        (tmp_path / f"{k:02}.png").write_bytes(b"no image")
+    code, _, err = _run(tmp_path / "other", **fields)
+    assert code == 1
+    assert "data.max_bad_share" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    fields = {"optimizer.learning_rate": 1e30, "train.checkpoint_every": 1}
+    code, _, err = _run(tmp_path, **fields)
+    assert code == 1
+    line = err.splitlines()[-1]
+    assert line.startswith("error: the loss of step")
+    assert "the last good checkpoint is step" in line and "(photographs [" in line
+    # What was saved is finite.
+    step = checkpoints.find(tmp_path / "checkpoints", "last")
+    assert f"step {step} in" in line
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data.root": "no/such/folder"}, "no/such/folder"),
+        ({"train.batch_size": 0}, "train.batch_size=0: expected at least 1"),
+        ({"train.accumulation": 3}, "choose a multiple of 3"),
+        ({"model.init": "imagenet"}, "model.init=random"),
+        ({"evaluation.datasets": "lvie"}, "did you mean live"),
+    ],
+)
+def test_what_cannot_run_is_said_at_once(tmp_path, fields, message):
+    config = pretrain.get_config()
+    config.update_from_flattened_dict(_FIELDS | {"train.batch_size": 8} | fields)
+    with pytest.raises(errors.ArniqaError, match=message):
+        train.run(config, tmp_path / "run")
+
+
+def test_encoders_of_a_run(uninterrupted):
+    path, *_ = uninterrupted
+    last = encoders.load(path, "last")
+    assert last.name == "step 6" and last.patch_size == 64
+    untrained = encoders.load(path, "untrained")
+    assert untrained.fingerprint() != last.fingerprint()
+    statistics = untrained.variables["batch_stats"]["encoder"]["bn1"]
+    assert np.abs(statistics["mean"]).min() > 0
+    with pytest.raises(errors.CheckpointError, match="expected best, last"):
+        encoders.load(path, "7")
+
+
+def test_a_run_starts_from_another(uninterrupted):
+    path, *_ = uninterrupted
+    config = workdir.read_config(path)
+    config.model.init = str(path)
+    best = encoders.load(path, "best")
+    start = encoders.initial_variables(config)
+    jax.tree.map(np.testing.assert_array_equal, start, best.variables)
+    config.model.embedding_dim = 8
+    with pytest.raises(errors.CheckpointError, match="tiny with 16 outputs, expected"):
+        encoders.initial_variables(config)
+
+
+def test_the_plan_in_steps():
+    config = pretrain.get_config()
+    assert train.make_plan(config, 140_000) == (8750, 87_500, 8750, 8750)
+    config.train.steps = 60
+    config.train.checkpoint_every = 7
+    config.evaluation.every_epochs = 0
+    assert train.make_plan(config, 10) == (1, 60, 0, 7)
