@@ -20,7 +20,7 @@ def _coordinates(height: int, width: int) -> np.ndarray:
     return np.stack([rows, columns, np.zeros_like(rows)], -1)
 
 
-@pytest.mark.parametrize("size", [64, 97, 224, 511])
+@pytest.mark.parametrize("size", [6, 10, 64, 97, 224, 511])
 @pytest.mark.parametrize("s", [0.01, 0.05, 0.1, 0.2, 0.5])
 def test_pixelate_indices(size, s):
     small = int(size * (0.95 - s**0.6))

@@ -15,6 +15,7 @@ PATCH_MIN_SIZE = 3 * PATCH_SIZE
 BLOCK_SIZE = 32
 MAX_SHIFT = 12
 JITTER_ROUNDS = 5
+PIXELATE_REACH = 5
 
 
 @randomness.per_image
@@ -63,35 +64,33 @@ def jitter(key, images, *, value):
 
     keys = jax.random.split(key, JITTER_ROUNDS)
     offsets = value * randomness.normals(keys, (2, height, width))
-
-    def move(image, offset):
-        return _bilinear(image, rows + offset[0], columns + offset[1]), None
-
-    return jax.lax.scan(move, images, offsets)[0]
+    # Unrolled: in a loop, XLA:CPU takes the offsets apart for every value it gathers.
+    for offset in offsets:
+        images = _bilinear(images, rows + offset[0], columns + offset[1])
+    return images
 
 
 def _bilinear(image, y, x):
     """Reads image (H, W, 3) at rows y (H, W) and columns x, clamped to its borders.
 
-    dm_pix interpolates each channel by itself, at ten times the cost: here one gather
-    brings a whole pixel.
+    One gather brings the four neighbours of a pixel with all their channels; dm_pix
+    gathers each channel of each neighbour by itself, at ten times the cost.
     """
     height, width, _ = image.shape
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = (y - top)[..., None], (x - left)[..., None]
-    top, left = top.astype(jnp.int32), left.astype(jnp.int32)
-    bottom, beside = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
-    pixels = image.reshape(-1, 3)
-
-    def row(index):
-        first, second = (
-            pixels.at[index * width + column].get(mode="promise_in_bounds")
-            for column in (left, beside)
-        )
-        return first + right * (second - first)
-
-    return (1 - down) * row(top) + down * row(bottom)
+    corners = jax.lax.gather(
+        jnp.pad(image, ((0, 1), (0, 1), (0, 0)), "edge"),
+        jnp.stack([top, left], axis=-1).astype(jnp.int32),
+        jax.lax.GatherDimensionNumbers(
+            offset_dims=(2, 3, 4), collapsed_slice_dims=(), start_index_map=(0, 1)
+        ),
+        slice_sizes=(2, 2, 3),
+        mode="promise_in_bounds",
+    )
+    rows = (1 - down[..., None]) * corners[:, :, 0] + down[..., None] * corners[:, :, 1]
+    return (1 - right) * rows[:, :, 0] + right * rows[:, :, 1]
 
 
 @randomness.per_image
@@ -113,11 +112,15 @@ def non_eccentricity_patch(key, images, *, value):
 
 
 def pixelate(key, images, *, value):
-    """Nearest neighbour down to int(size * (0.95 - value^0.6)) and up again."""
+    """Nearest neighbour down to int(size * (0.95 - value^0.6)) and up again.
+
+    `value` is at most 0.5, so that no pixel's source is farther than 5 pixels.
+    """
     del key
     planes = jnp.moveaxis(images, -1, -3)
     rows, columns = (_pick_matrix(size, value) for size in images.shape[-3:-1])
-    return jnp.moveaxis(filters.filter_planes(planes, rows, columns), -3, -1)
+    planes = filters.filter_planes(planes, rows, columns, reach=PIXELATE_REACH)
+    return jnp.moveaxis(planes, -3, -1)
 
 
 def _pick_matrix(size, value):
