@@ -24,7 +24,7 @@ import scipy.linalg
 _BLOCK_ROWS = 4096
 # Bandwidth of B: wide enough for matrix products to run at full speed, narrow enough
 # for a banded solve to be cheap.
-_BANDWIDTH = 48
+_BANDWIDTH = 96
 # Up to so many penalties a dense Cholesky factorisation each (n^3 / 3) is cheaper.
 _FEW_PENALTIES = 4
 
