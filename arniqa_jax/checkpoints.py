@@ -171,6 +171,26 @@ def find(directory: os.PathLike, which: str) -> int:
     return int(which)
 
 
+def save_variables(directory: os.PathLike, variables: dict[str, Any]) -> None:
+    """Writes `params` and `batch_stats` alone, for `load_variables`.
+
+    Args:
+      directory: does not exist yet; it appears when it is complete.
+      variables: arrays of NumPy or JAX.
+
+    Raises:
+      CheckpointError: they could not be written.
+    """
+    try:
+        ocp.save_checkpointables(
+            pathlib.Path(directory).absolute(), {"model": variables}
+        )
+    except (OSError, ValueError) as error:
+        raise errors.CheckpointError(
+            f"{directory} could not be written: {_reason(error)}"
+        ) from error
+
+
 def load_variables(directory: os.PathLike, like: dict[str, Any]) -> dict[str, Any]:
     """Reads `params` and `batch_stats` of one checkpoint onto the first device.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arniqa_jax.model import simclr
+from arniqa_jax.model import folded, simclr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +17,18 @@ class Encoder:
 
     Attributes:
       module: the module.
-      variables: its `params` and `batch_stats`.
+      variables: its `params` and `batch_stats`; the projector may be missing.
       name: what to call it in tables, for example `best (step 1200)`.
       patch_size: side in pixels of the crops it was trained on.
+      imagenet_input: whether it sees images normalised by ImageNet's statistics, as
+        ours do, or images in [0, 1], as some imported ones.
     """
 
     module: simclr.SimCLR
     variables: dict[str, Any]
     name: str
     patch_size: int = 224
+    imagenet_input: bool = True
 
     @property
     def feature_dim(self) -> int:
@@ -38,13 +41,28 @@ class Encoder:
         The variables are an argument, and not taken from `self`, so that a compiled
         caller holds no copy of them.
         """
-        images = images_BHWC.astype(jnp.float32) / 255
-        features, _ = self.module.apply(variables, images, train=False)
-        return features
+        return self.embed(self.fold(variables), images_BHWC.astype(jnp.float32) / 255)
+
+    def fold(self, variables: dict[str, Any]) -> folded.Weights:
+        """Pure: the weights for `embed`, for callers that keep them."""
+        return folded.fold(
+            variables["params"]["encoder"], variables["batch_stats"]["encoder"]
+        )
+
+    def embed(self, weights: folded.Weights, images_BHWC: jax.Array) -> jax.Array:
+        """Pure: float images in [0, 1] to features, as `apply`."""
+        return folded.embed(
+            weights,
+            images_BHWC,
+            imagenet_input=self.imagenet_input,
+            dtype=self.module.dtype,
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over the architecture and every bit of the encoder's variables."""
-        digest = hashlib.sha256(f"{self.module.arch} {self.module.dtype}".encode())
+        described = f"{self.module.arch} {self.module.dtype}"
+        described += "" if self.imagenet_input else " without normalisation"
+        digest = hashlib.sha256(described.encode())
         for collection in ("params", "batch_stats"):
             encoder = self.variables[collection]["encoder"]
             for path, leaf in jax.tree_util.tree_leaves_with_path(encoder):

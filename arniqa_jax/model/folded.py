@@ -1,0 +1,128 @@
+"""The encoder for inference: BatchNorm folded into the convolutions.
+
+With fixed statistics, BatchNorm after a convolution is a factor and a shift for each
+channel: the factor goes into the kernel, the shift becomes a bias. What is left is a
+tree `{convolution: {kernel, bias}}`, nested by blocks as in `resnet`, and a pure
+function of it and the images, which is differentiable in both. The topology is read
+from the tree.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from arniqa_jax.model import losses, resnet, simclr
+
+Weights = dict[str, Any]
+
+
+def fold(params: dict[str, Any], batch_stats: dict[str, Any]) -> Weights:
+    """Folds the variables of a `resnet.ResNet`.
+
+    Args:
+      params: its parameters.
+      batch_stats: its running statistics.
+
+    Returns:
+      The weights, float32.
+    """
+    weights = {}
+    for name, value in params.items():
+        if name.startswith("layer"):
+            weights[name] = fold(value, batch_stats[name])
+        elif "kernel" in value:
+            norm = (
+                "downsample_1" if name == "downsample_0" else name.replace("conv", "bn")
+            )
+            statistics = batch_stats[norm]
+            factor = params[norm]["scale"] * jax.lax.rsqrt(
+                statistics["var"] + resnet.BatchNorm.epsilon
+            )
+            weights[name] = {
+                "kernel": value["kernel"] * factor.reshape(1, 1, 1, -1),
+                "bias": params[norm]["bias"] - statistics["mean"] * factor,
+            }
+    return weights
+
+
+def embed(
+    weights: Weights,
+    images_NHWC: jax.Array,
+    *,
+    imagenet_input: bool = True,
+    dtype: str = "float32",
+) -> jax.Array:
+    """Features of images.
+
+    Args:
+      weights: of `fold`.
+      images_NHWC: float in [0, 1].
+      imagenet_input: whether the encoder sees images less ImageNet's mean, by its
+        standard deviation; False for encoders that were trained on [0, 1].
+      dtype: of the computation.
+
+    Returns:
+      float32 (N, feature_dim), rows of length 1.
+    """
+    x = images_NHWC
+    if imagenet_input:
+        mean, std = (
+            jnp.float32(v).reshape(1, 1, 1, 3) for v in (simclr.MEAN, simclr.STD)
+        )
+        x = (x - mean) / std
+    x = x.astype(dtype)
+    x = jax.nn.relu(_conv(x, weights["conv1"], 2))
+    x = _max_pool(x)
+    blocks = sorted(name for name in weights if name.startswith("layer"))
+    for name in blocks:
+        downsamples = name.endswith("_0") and name != "layer1_0"
+        x = _block(x, weights[name], 2 if downsamples else 1)
+    return losses.l2_normalize(x.astype(jnp.float32).mean((1, 2)))
+
+
+def _block(x: jax.Array, weights: Weights, stride: int) -> jax.Array:
+    if "conv3" in weights:
+        y = jax.nn.relu(_conv(x, weights["conv1"], 1))
+        y = jax.nn.relu(_conv(y, weights["conv2"], stride))
+        y = _conv(y, weights["conv3"], 1)
+    else:
+        y = jax.nn.relu(_conv(x, weights["conv1"], stride))
+        y = _conv(y, weights["conv2"], 1)
+    if "downsample_0" in weights:
+        x = _conv(x, weights["downsample_0"], stride)
+    return jax.nn.relu(x + y)
+
+
+def _conv(x: jax.Array, weights: Weights, stride: int) -> jax.Array:
+    kernel, bias = (weights[name].astype(x.dtype) for name in ("kernel", "bias"))
+    size = kernel.shape[0]
+    if size == 1:
+        # As a matrix product; XLA:CPU takes several times as long for the convolution.
+        y = jnp.einsum("nhwc,cd->nhwd", x[:, ::stride, ::stride], kernel[0, 0])
+    else:
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(size // 2, size // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """3x3, stride 2, of values >= 0, so that the padding may be 0."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # As maxima of shifted slices, row-wise and then column-wise: its gradient is
+    # a third of the cost of that of `reduce_window` on a CPU.
+    x = _max_of_three(x, 1)
+    return _max_of_three(x, 2)
+
+
+def _max_of_three(x: jax.Array, axis: int) -> jax.Array:
+    last = x.shape[axis] - 2
+    slices = [
+        jax.lax.slice_in_dim(x, start, last + start, 2, axis) for start in range(3)
+    ]
+    return jnp.maximum(jnp.maximum(slices[0], slices[1]), slices[2])

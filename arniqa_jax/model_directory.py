@@ -1,0 +1,182 @@
+"""Model directories: an encoder with its regressors, as they are passed on.
+
+    model.json            what it is and where it comes from
+    encoder/              the variables, by Orbax
+    regressors/NAME.json  with NAME.npz, see `evaluation.regressors`
+
+The workdir of a run can be read as one: its encoder is that of a checkpoint, its
+regressors those that evaluations of this very encoder have left in `results/`.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+from arniqa_jax import checkpoints, errors
+from arniqa_jax.evaluation import regressors
+from arniqa_jax.evaluation.regressors import Regressor
+from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.model.simclr import SimCLR
+from arniqa_jax.torch_names import abstract_variables
+from arniqa_jax.workdir import write_aside
+
+FORMAT_VERSION = 1
+_DESCRIPTION, _ENCODER, _REGRESSORS = "model.json", "encoder", "regressors"
+_MODULE_FIELDS = (
+    "arch",
+    "embedding_dim",
+    "normalize_features",
+    "projector_norm",
+    "dtype",
+)
+_PACKAGES = ("arniqa_jax", "jax", "flax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where an encoder comes from.
+
+    Attributes:
+      file: name of the file, or the checkpoint of a run.
+      sha256: of the file; of the variables where there is no single file.
+      layout: whose layout of tensors it had.
+      licence: under which its owner publishes it.
+    """
+
+    file: str
+    sha256: str
+    layout: str
+    licence: str
+
+
+def is_model_directory(path: pathlib.Path) -> bool:
+    """Whether `path` holds a model; a workdir does not."""
+    return (path / _DESCRIPTION).is_file()
+
+
+def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
+    """Writes a directory without regressors.
+
+    Args:
+      directory: missing or empty.
+      encoder: its variables may lack the projector.
+      source: recorded.
+
+    Raises:
+      CheckpointError: there is something in it already, or it cannot be written.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise errors.CheckpointError(
+            f"{directory} exists already; remove it or choose another directory"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    checkpoints.save_variables(directory / _ENCODER, encoder.variables)
+    description = {
+        "format_version": FORMAT_VERSION,
+        **{name: getattr(encoder.module, name) for name in _MODULE_FIELDS},
+        "feature_width": 2 * encoder.feature_dim,
+        "patch_size": encoder.patch_size,
+        "imagenet_input": encoder.imagenet_input,
+        "projector": "projector_0" in encoder.variables["params"],
+        "fingerprint": encoder.fingerprint(),
+        "source": dataclasses.asdict(source),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    # Last: the directory is a model only when everything is there.
+    write_aside(directory / _DESCRIPTION, json.dumps(description, indent=1) + "\n")
+
+
+def read_encoder(directory: pathlib.Path) -> Encoder:
+    """Reads the encoder of a model directory.
+
+    Raises:
+      CheckpointError: it is damaged or of another version.
+    """
+    path = directory / _DESCRIPTION
+    description = _read_description(path)
+    try:
+        module = SimCLR(**{name: description[name] for name in _MODULE_FIELDS})
+        like = abstract_variables(module, projector=description["projector"])
+        options = {name: description[name] for name in ("patch_size", "imagenet_input")}
+        file = description["source"]["file"]
+    except (KeyError, TypeError) as error:
+        raise errors.CheckpointError(
+            f"{path} is damaged ({error!r}): convert the model again"
+        ) from error
+    variables = checkpoints.load_variables(directory / _ENCODER, like)
+    return Encoder(module, variables, file, **options)
+
+
+def read_source(directory: pathlib.Path) -> Source:
+    """Reads where the encoder of a model directory comes from."""
+    path = directory / _DESCRIPTION
+    try:
+        return Source(**_read_description(path)["source"])
+    except (KeyError, TypeError) as error:
+        raise errors.CheckpointError(
+            f"{path} is damaged ({error!r}): convert the model again"
+        ) from error
+
+
+def write_regressor(directory: pathlib.Path, regressor: Regressor, name: str) -> None:
+    """Adds a regressor to a model directory."""
+    (directory / _REGRESSORS).mkdir(exist_ok=True)
+    regressors.write(regressor, directory / _REGRESSORS, name)
+
+
+def find_regressors(directory: pathlib.Path, encoder: Encoder) -> dict[str, Regressor]:
+    """The regressors for an encoder, by name.
+
+    Args:
+      directory: a model directory, all regressors of which have to fit, or a workdir,
+        where evaluations of other checkpoints lie beside; of several evaluations of
+        this encoder the last one counts.
+      encoder: the encoder that was read from it.
+
+    Raises:
+      CheckpointError: a file is damaged, or a regressor of a model directory was
+        fitted to another encoder.
+    """
+    fingerprint = encoder.fingerprint()
+    if is_model_directory(directory):
+        found = _read_all(directory / _REGRESSORS)
+        for name, regressor in found.items():
+            if regressor.encoder != fingerprint:
+                raise errors.CheckpointError(
+                    f"{directory}: the regressor {name} was fitted to another encoder "
+                    f"({regressor.encoder[:16]}, not {fingerprint[:16]}); remove it, "
+                    "or fit it again with arniqa_jax.evaluate"
+                )
+        return found
+    evaluations = (directory / "results").glob(f"*/{_REGRESSORS}")
+    found = {}
+    for evaluation in sorted(evaluations, key=lambda path: path.stat().st_mtime):
+        found |= {
+            name: regressor
+            for name, regressor in _read_all(evaluation).items()
+            if regressor.encoder == fingerprint
+        }
+    return found
+
+
+def _read_all(directory: pathlib.Path) -> dict[str, Regressor]:
+    names = sorted(path.stem for path in directory.glob("*.json"))
+    return {name: regressors.read(directory, name) for name in names}
+
+
+def _read_description(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text())
+        version = description["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.CheckpointError(
+            f"{path} is no description of a model ({error!r}): convert it again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise errors.CheckpointError(
+            f"{path} has the format version {version}, this program reads "
+            f"{FORMAT_VERSION}: convert the model again"
+        )
+    return description

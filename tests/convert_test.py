@@ -1,0 +1,143 @@
+"""The convert command on files without PyTorch, and model directories."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from arniqa_jax import (
+    convert,
+    encoders,
+    errors,
+    model_directory,
+    torch_files,
+    torch_names,
+)
+from arniqa_jax.evaluation.regressors import Regressor
+from arniqa_jax.model import simclr
+
+
+@pytest.fixture(scope="module")
+def variables():
+    module = simclr.SimCLR(arch="tiny")
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32),
+        torch_names.abstract_variables(module, projector=True),
+    )
+
+
+@pytest.fixture
+def weights(variables, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    torch_files.write_tensors(path, torch_names.to_torch(variables))
+    return path
+
+
+@pytest.fixture
+def model(weights, tmp_path):
+    convert.convert(weights, tmp_path / "model", [])
+    return tmp_path / "model"
+
+
+def _regressor(encoder, fingerprint=None):
+    return Regressor(
+        dataset="LIVE",
+        alpha=0.1,
+        score_range=(1, 100),
+        higher_is_better=False,
+        crops="five",
+        patch_size=encoder.patch_size,
+        encoder=fingerprint or encoder.fingerprint(),
+        images=779,
+        weights_D=np.ones(2 * encoder.feature_dim),
+        intercept=3.0,
+    )
+
+
+def test_a_model_directory_holds_every_bit(variables, model):
+    encoder = encoders.load(model)
+    assert encoder.module.arch == "tiny" and encoder.patch_size == 224
+    jax.tree.map(np.testing.assert_array_equal, encoder.variables, variables)
+    description = json.loads((model / "model.json").read_text())
+    assert description["feature_width"] == 2 * 64
+    assert description["source"]["file"] == "tiny.safetensors"
+    assert len(description["source"]["sha256"]) == 64
+    assert description["source"]["licence"].startswith("CC BY-NC")
+
+
+def test_back_to_a_file_is_the_same_file(weights, model, tmp_path):
+    convert.convert(model, tmp_path / "back.safetensors", [])
+    assert (tmp_path / "back.safetensors").read_bytes() == weights.read_bytes()
+
+
+def test_regressors_go_along(model, tmp_path):
+    encoder = encoders.load(model)
+    model_directory.write_regressor(model, _regressor(encoder), "live")
+    convert.convert(model, tmp_path / "copy", [])
+    found = model_directory.find_regressors(tmp_path / "copy", encoder)
+    assert list(found) == ["live"] and found["live"].intercept == 3
+    assert model_directory.read_source(tmp_path / "copy").file == "tiny.safetensors"
+
+
+def test_a_regressor_of_another_encoder_is_an_error(model):
+    encoder = encoders.load(model)
+    foreign = _regressor(encoder, fingerprint="0" * 64)
+    model_directory.write_regressor(model, foreign, "live")
+    with pytest.raises(errors.CheckpointError, match="fitted to another encoder"):
+        model_directory.find_regressors(model, encoder)
+
+
+def test_nothing_is_overwritten(weights, model):
+    with pytest.raises(errors.CheckpointError, match="exists already"):
+        convert.convert(weights, model, [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "model.json").write_text("{"), "no description of a model"),
+        (lambda d: (d / "model.json").write_text("[]"), "no description of a model"),
+        (
+            lambda d: (d / "model.json").write_text('{"format_version": 2}'),
+            "has the format version 2, this program reads 1",
+        ),
+        (
+            lambda d: (d / "model.json").write_text('{"format_version": 1}'),
+            "model.json is damaged",
+        ),
+    ],
+)
+def test_a_damaged_description(model, damage, message):
+    damage(model)
+    with pytest.raises(errors.CheckpointError, match=message):
+        encoders.load(model)
+
+
+def test_a_missing_encoder(model):
+    (model / "encoder").rename(model / "elsewhere")
+    with pytest.raises(errors.CheckpointError, match="cannot be read"):
+        encoders.load(model)
+
+
+@pytest.mark.parametrize(
+    ("target", "regressors", "message"),
+    [
+        ("x.pth", ["regressor_live.pth"], "has no place in x.pth"),
+        ("x", ["mine.pth"], "expected the name regressor_NAME.pth"),
+    ],
+)
+def test_wrong_use(weights, target, regressors, message):
+    with pytest.raises(errors.UsageError, match=message):
+        convert.convert(
+            weights, pathlib.Path(target), [pathlib.Path(r) for r in regressors]
+        )
+
+
+def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"PK")
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(errors.ArniqaError, match=r"arniqa_jax\[convert\]"):
+        convert.convert(tmp_path / "x.pth", tmp_path / "model", [])
