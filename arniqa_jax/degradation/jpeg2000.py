@@ -1,242 +1,369 @@
-"""JPEG 2000."""
+"""JPEG 2000 (ITU-T T.800) as OpenJPEG compresses it to a rate, in fixed shapes.
+
+Images are RGB, float32 (..., H, W, 3), in [0, 1]. Exact: the reversible 5/3 wavelet,
+no colour transform, 64x64 code-blocks coded by bit-planes in three passes each, blocks
+cut after some pass and decoded to the middle of what is still possible. Estimated: the
+length of each pass, hence where OpenJPEG cuts. Its arithmetic coder is serial; here the
+length follows from counts over the block (`_rates_and_gains`), and as in OpenJPEG one
+slope for all blocks of an image, found by bisection, meets the budget.
+
+Arrays are named by their axes: m = images x 3 channels, R rows, b bands side by side, C
+columns of a band (`wavelet.py` says why side by side).
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from arniqa_jax.degradation.jpeg import to_bytes
+from arniqa_jax.degradation.wavelet import (
+    analyse,
+    pad_end,
+    side_by_side,
+    span,
+    synthesis_norms,
+    synthesise,
+)
 
-_PLANES = 11
-_BLOCK = 64
-
-
-def _split(x, axis):
-    n = x.shape[axis]
-    cut = lambda y, a, b, s=1: jax.lax.slice_in_dim(y, a, b, s, axis)
-    even, odd = cut(x, 0, n, 2), cut(x, 1, n, 2)
-    k = odd.shape[axis]
-    following = even if n % 2 else jnp.concatenate([even, cut(even, k - 1, k)], axis)
-    high = odd - ((cut(following, 0, k) + cut(following, 1, k + 1)) >> 1)
-    parts = [cut(high, 0, 1), high] + ([cut(high, k - 1, k)] if n % 2 else [])
-    around = jnp.concatenate(parts, axis)
-    e = even.shape[axis]
-    low = even + ((cut(around, 0, e) + cut(around, 1, e + 1) + 2) >> 2)
-    return low, high
+_BLOCK = 64  # side of a code-block
+_PLANES = 8  # bit-planes that are told apart: magnitudes from 2^8 are rare, and coded
+_SMALL = 32  # bands of at most this side are handled together
+_NOTHING = 4 * 15 + 2  # the cut (see `_cuts`) of a block that is left out
 
 
-def _merge(low, high, axis):
-    cut = lambda y, a, b, s=1: jax.lax.slice_in_dim(y, a, b, s, axis)
-    e, k = low.shape[axis], high.shape[axis]
-    parts = [cut(high, 0, 1), high] + ([cut(high, k - 1, k)] if e > k else [])
-    around = jnp.concatenate(parts, axis)
-    even = low - ((cut(around, 0, e) + cut(around, 1, e + 1) + 2) >> 2)
-    following = even if e > k else jnp.concatenate([even, cut(even, e - 1, e)], axis)
-    odd = high + ((cut(following, 0, k) + cut(following, 1, k + 1)) >> 1)
-    if e > k:
-        odd = jnp.concatenate([odd, cut(odd, 0, 1)], axis)
-    shape = list(low.shape)
-    shape[axis] = 2 * e
-    both = jnp.stack([even, odd], axis + 1).reshape(shape)
-    return cut(both, 0, e + k)
+class _Sheet(NamedTuple):
+    """Bands side by side, each zero-padded to the same R x C."""
+
+    values_mRbC: jax.Array
+    sizes: list[tuple[int, int]]  # of each band without its padding
+    norms: list[float]  # of each band's synthesis functions
 
 
-def _analyse(x, levels):
-    details = []
-    for _ in range(levels):
-        low, high = _split(x, 1)
-        (x, hl), (lh, hh) = _split(low, 2), _split(high, 2)
-        details.append((hl, lh, hh))
-    return x, details
+def _sheets(low, details, sizes):
+    """One sheet per level of large bands, and one of all others, `low` the last."""
+    levels = len(details)
+    norms = synthesis_norms(levels)
+    sheets, small = [], []
+    for bands, (height, width), (n_low, n_high) in zip(
+        details, sizes, norms, strict=True
+    ):
+        rows, columns = bands.shape[1], bands.shape[3]
+        sheet = _Sheet(
+            bands,
+            [(rows, width // 2), (height // 2, columns), (height // 2, width // 2)],
+            [n_low * n_high, n_low * n_high, n_high**2],
+        )
+        (sheets if max(rows, columns) > _SMALL else small).append(sheet)
+    small.append(_Sheet(low[:, :, None], [low.shape[1:]], [norms[-1][0] ** 2]))
+    rows, columns = (max(s.values_mRbC.shape[axis] for s in small) for axis in (1, 3))
+    values = [pad_end(pad_end(s.values_mRbC, rows, 1), columns, 3) for s in small]
+    sizes = [size for sheet in small for size in sheet.sizes]
+    norms = [norm for sheet in small for norm in sheet.norms]
+    return [*sheets, _Sheet(side_by_side(values), sizes, norms)]
 
 
-def _synthesise(x, details):
-    for hl, lh, hh in reversed(details):
-        x = _merge(_merge(x, hl, 2), _merge(lh, hh, 2), 1)
-    return x
+def _map_bands(function, x_mRbC, *others):
+    """`function` of (m, R, b, C) arrays, stored.
+
+    In parts: three single bands compile to the fastest loops, many bands in two halves
+    to the fewest.
+    """
+    b = x_mRbC.shape[2]
+    starts = range(b) if b <= 3 else (0, b // 2)
+    stops = [*starts[1:], b]
+    return side_by_side(
+        [
+            function(*(span(x, start, stop, 2) for x in (x_mRbC, *others)))
+            for start, stop in zip(starts, stops, strict=True)
+        ]
+    )
 
 
-def norms(levels):
-    """L2 norms of the 1-D synthesis functions (low, high) per level, 1..levels."""
-    g0 = np.array([0.5, 1, 0.5])
-    g1 = np.array([-1, -2, 6, -2, -1]) / 8
-    out = []
-    low, high = g0, g1
-    for l in range(levels):
-        out.append((np.sqrt((low**2).sum()), np.sqrt((high**2).sum())))
-        up = lambda f: np.convolve(np.kron(f, [1, 0])[: 2 * len(f) - 1], g0)
-        low, high = up(low), up(high)
-    return out
+def _shifted(x_mRbC, down, right):
+    """x moved by one step or none within its band, zeros coming in."""
+    rows, columns = x_mRbC.shape[1], x_mRbC.shape[3]
+    x = jnp.pad(x_mRbC, ((0, 0), (1, 1), (0, 0), (1, 1)))
+    x = span(x, 1 - down, 1 - down + rows, 1)
+    return span(x, 1 - right, 1 - right + columns, 3)
 
 
-def bit_length(x):
-    """Bits of a magnitude, 0 for 0"""
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
-    return jnp.maximum((bits >> 23) - 126, 0)
+def _around(x_mRbC):
+    """Each value or-ed with its 8 neighbours: the length is that of the longest."""
+    across = _shifted(x_mRbC, 0, 1) | x_mRbC | _shifted(x_mRbC, 0, -1)
+    return _shifted(across, 1, 0) | across | _shifted(across, -1, 0)
 
 
-PARAMS = dict(spp=1.0, mrp=1.0, cup=1.0, sign=1.0, first=5.0 * 8, block=20.0)
+def _visited(x_mRbC):
+    """The neighbours that a scan of columns meets first, or-ed."""
+    left = _shifted(x_mRbC, 0, 1)
+    left = _shifted(left, 1, 0) | left | _shifted(left, -1, 0)
+    return left | _shifted(x_mRbC, 1, 0)
 
 
-def entropy(k, n):
-    """Bits for n symbols of which k are ones"""
-    def xlog(x): return jnp.where(x > 0, x * jnp.log2(jnp.maximum(x, 1)), 0.0)
-    return xlog(n) - xlog(k) - xlog(n - k)
+def _bit_length(x):
+    """Bits of a magnitude below 2^24, at most _PLANES: the exponent of its float."""
+    exponent = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32) >> 23
+    return jnp.clip(exponent - 126, 0, _PLANES)
 
 
-def _neighbourhood(x):
-    def around(y, axis):
-        pad = [(0, 0)] * y.ndim
-        pad[axis] = (1, 1)
-        p = jnp.pad(y, pad)
-        n = y.shape[axis]
-        c = lambda a: jax.lax.slice_in_dim(p, a, a + n, axis=axis)
-        return c(0) | y | c(2)
-    return around(around(x, x.ndim - 1), x.ndim - 2)
+def _counts(values_mRbC, inside_RbC):
+    """How many coefficients of each block, for each plane p, ...
+
+    ... (0) are significant once p is coded, |x| >= 2^p; (1) have such a one among
+    themselves and their neighbours; (2) become significant at p without a neighbour
+    significant before; (3) do so as the first of a cluster in the order of the scan.
+
+    Planes are counted in parallel as digits of one int32: 4 bits each while 8 rows are
+    summed, then 8 bits for the 64 rows and 16 bits for the 64 columns of a block.
+
+    Returns: float32 (plane, 4, m, rows of blocks, b, columns of blocks).
+    """
+
+    def lengths(x):
+        """Three bit lengths: of a value, of the longest around it, of those visited."""
+        x = jnp.abs(x)
+        longest, visited = _bit_length(_around(x)), _bit_length(_visited(x))
+        return _bit_length(x) | longest << 4 | visited << 8
+
+    packed = _map_bands(lengths, values_mRbC)
+    packed = pad_end(packed, -(-packed.shape[1] // 8) * 8, 1)
+    inside = np.pad(
+        inside_RbC, ((0, packed.shape[1] - len(inside_RbC)), (0, 0), (0, 0))
+    )
+    m, rows, b, columns = packed.shape
+    length, longest, visited = packed & 15, (packed >> 4) & 15, packed >> 8
+
+    def digits(n):
+        """1 in each of the n lowest digits."""
+        shift = 4 * (_PLANES - jnp.maximum(n, 1))
+        ones = jax.lax.shift_right_logical(jnp.full_like(n, 0x11111111), shift)
+        return jnp.where(n > 0, ones, 0)
+
+    digit = jax.lax.shift_left(jnp.ones_like(length), 4 * (jnp.maximum(length, 1) - 1))
+    alone = jnp.where((length == longest) & (length > 0), digit, 0)
+    first = jnp.where(visited < length, alone, 0)
+    near = jnp.where(inside, digits(longest), 0)
+    kinds = [digits(length), near, alone, first]
+    n = jnp.stack([kind.reshape(m, rows // 8, 8, b, columns).sum(2) for kind in kinds])
+    n = jnp.stack([n & 0x0F0F0F0F, (n >> 4) & 0x0F0F0F0F])
+    starts = range(0, rows // 8, 8)
+    n = [span(n, start, min(start + 8, rows // 8), 3).sum(3) for start in starts]
+    n = jnp.stack(n, 3)
+    n = jnp.stack([n & 0x00FF00FF, (n >> 8) & 0x00FF00FF])
+    starts = range(0, columns, _BLOCK)
+    n = [span(n, start, min(start + _BLOCK, columns), 6).sum(6) for start in starts]
+    n = jnp.stack(n, 6)
+    n = jnp.stack([n & 0xFFFF, (n >> 16) & 0xFFFF])
+    return n.reshape(_PLANES, *n.shape[3:]).astype(jnp.float32)
 
 
-def words(j):
-    return [jax.lax.shift_right_logical(jnp.full_like(j, 0x01010101), 8 * jnp.maximum(4 * k + 4 - j, 0)) for k in range(3)]
+def _inside(sheet):
+    """(R, b, C) bool: not padding."""
+    _, rows, _, columns = sheet.values_mRbC.shape
+    bands = [
+        (np.arange(rows) < height)[:, None] & (np.arange(columns) < width)
+        for height, width in sheet.sizes
+    ]
+    return np.stack(bands, 1)
 
 
-def counts(L, M, valid):
-    """(m, bands, R, C) -> three (m, bands, bh, bw, P) float32"""
-    m, b, R, C = L.shape
-    A = words(L)
-    B = [jnp.where(valid, w, 0) for w in words(M)]
-    single = jnp.where(M == L, L, 0)
-    Cw = [jax.lax.shift_right_logical(w, jnp.int32(1)) * 0 for w in A]
-    t1 = words(single); t0 = words(jnp.maximum(single - 1, 0))
-    Cw = [a - c for a, c in zip(t1, t0)]
-    out = []
-    bh, bw = -(-R // 64), -(-C // 64)
-    for W in (A, B, Cw):
-        fields = []
-        for w in W:
-            rows = jnp.stack([w[:, :, r * 64 : (r + 1) * 64].sum(2) for r in range(bh)], 2)
-            for f in range(4):
-                v = (rows >> (8 * f)) & 255
-                fields.append(jnp.stack([v[..., c * 64 : (c + 1) * 64].sum(-1) for c in range(bw)], -1))
-        out.append(jnp.stack(fields[:_PLANES], -1).astype(jnp.float32))
-    return out
+def _statistics(sheet):
+    """`_counts` of a sheet, and for its blocks the number of coefficients and weight.
+
+    The last two are numpy arrays that broadcast against (rows of blocks, b, columns of
+    blocks).
+    """
+    inside = _inside(sheet)
+    steps = [np.arange(0, inside.shape[axis], _BLOCK) for axis in (0, 2)]
+    number = np.add.reduceat(np.add.reduceat(inside, steps[0], 0, int), steps[1], 2)
+    weight = np.square(sheet.norms)[:, None] + 0 * number
+    return _counts(sheet.values_mRbC, inside), number, weight
 
 
-_P = np.arange(_PLANES)
-_SIG = np.array([1.0, 6.0, 30.0, 132.0] + [2.15 * 4.0**p for p in range(4, _PLANES)])
-_REF = np.array([0.5, 1.0] + [4.0**p / 4 for p in range(2, _PLANES)])
+def _rates_and_gains(counts, number, weight):
+    """Bits up to each pass, and squared error that they take away.
+
+    A pass codes significance for the neighbours of significant coefficients, then
+    refines those, then codes the rest ("propagation", "refinement", "cleanup"). With k
+    of n coefficients becoming significant the first and last cost about
+    log2(n choose k), and some bits per new coefficient for its sign and for what its
+    neighbours become; a refinement costs about one bit. The coder learns as it goes,
+    which costs a logarithm of what was coded. The constants are rounded from least
+    squares over 7,789 lengths of cut blocks that OpenJPEG 2.5.4 wrote (levels 1-4 of 30
+    crops); the estimates of an image sum to within 5 % (standard deviation).
+
+    A coefficient u <= |x| < 2u decoded as 1.5 u gains x^2 - (|x| - 1.5 u)^2 = 3 u |x| -
+    2.25 u^2. The mean of |x| is that of an exponential density whose tails at u and 2u
+    have the ratio of the counts. A refinement halves an interval of width 2u: u^2 / 4
+    (1/2 at the last plane, where integers become exact).
+
+    Args: counts (plane, 4, ...) as of `_counts`, number and weight (...).
+    Returns: float32 (3 _PLANES, ...) twice, cumulative, in the order of coding.
+    """
+
+    def above(x):  # the same count one plane up
+        return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
+
+    def choose(n, k):  # log2 of the binomial, by Stirling's formula
+        def power(x):
+            return x * jnp.log2(jnp.maximum(x, 1))
+
+        return power(n) - power(k) - power(n - k)
+
+    now, near, alone, first = (counts[:, kind] for kind in range(4))
+    before, near = above(now), above(near)
+    spread = now - before - alone
+    bits = [
+        0.95 * choose(near - before, spread) + 1.6 * spread,
+        0.95 * before,
+        0.9 * choose(number[None] - near, first) + 4.5 * first + 0.65 * alone,
+    ]
+    u = np.exp2(np.arange(_PLANES, dtype=np.float32)).reshape(-1, *[1] * number.ndim)
+    ratio = jnp.maximum((now + 0.5) / (before + 0.5), 1.1)
+    mean = u + (u - 1) * (1 / jnp.log(ratio) - 1 / (ratio - 1))
+    new = jnp.where(u == 1, 1, 3 * u * mean - 2.25 * u * u)
+    gains = [new * spread, np.maximum(u * u / 4, 0.5) * before, new * alone]
+
+    def accumulate(passes):
+        passes = jnp.stack(passes, 1)[::-1].reshape(3 * _PLANES, *number.shape)
+        return jnp.cumsum(passes, 0)
+
+    bits = accumulate(bits)
+    return bits + 6 * jnp.log2(1 + bits / 8), accumulate(gains) * weight[None]
 
 
-def tables(A, B, C, n, weight, prm):
-    """cumulative rate (bits) and distortion gain, passes in coding order: (..., 3P)"""
-    up = lambda x: jnp.concatenate([x[..., 1:], jnp.zeros_like(x[..., :1])], -1)
-    sig, near = up(A), up(B)
-    n1 = near - sig
-    k1 = A - sig - C
-    n3 = n - near
-    k3 = C
-    cast = lambda c: jnp.broadcast_to(jnp.asarray(c, jnp.float32), A.shape)
-    r = [prm["spp"] * entropy(k1, n1) + prm["sign"] * k1, prm["mrp"] * sig, prm["cup"] * entropy(k3, n3) + prm["sign"] * k3]
-    d = [k1 * cast(_SIG), sig * cast(_REF), k3 * cast(_SIG)]
-    # in coding order: planes down from the top
-    R = jnp.stack([x[..., ::-1] for x in r], -1).reshape(*A.shape[:-1], 3 * _PLANES)
-    D = jnp.stack([x[..., ::-1] for x in d], -1).reshape(*A.shape[:-1], 3 * _PLANES)
-    R = jnp.cumsum(R, -1)
-    total = R[..., -1:]
-    R = jnp.minimum(R + prm["first"], total + 8.0)+prm["block"]
-    D = jnp.cumsum(D, -1) * weight
-    z = jnp.zeros_like(R[..., :1])
-    return jnp.concatenate([z, R], -1), jnp.concatenate([z, D], -1)
+def _cuts(rates, gains, budget):
+    """Where to cut each block so that the image's bits stay within the budget.
+
+    Blocks go on to a later pass while it gains at least `slope` per bit, counted from
+    the last pass taken; 16 bisections find the least slope that the budget allows.
+
+    Args: rates, gains (passes, n, blocks), budget (n,) in bits.
+    Returns: (n, blocks) int32, 4 x lowest plane + last pass there (0, 1, 2).
+    """
+
+    def cut_at(slope):
+        slope = jnp.broadcast_to(slope[:, None], rates.shape[1:])
+        rate = gain = jnp.zeros_like(rates[0])
+        cut = jnp.full(rate.shape, _NOTHING, jnp.int32)
+        for i in range(len(rates)):
+            take = gains[i] - gain > slope * (rates[i] - rate)
+            rate = jnp.where(take, rates[i], rate)
+            gain = jnp.where(take, gains[i], gain)
+            cut = jnp.where(take, 4 * (_PLANES - 1 - i // 3) + i % 3, cut)
+        # A block in a packet has a header of about 17 bits.
+        return cut, (rate + jnp.where(rate > 0, 17.0, 0.0)).sum(-1)
+
+    def bisect(_, state):
+        low, high, cut = state
+        middle = (low + high) / 2
+        new, bits = cut_at(jnp.exp2(middle))
+        fits = bits <= budget
+        cut = jnp.where(fits[:, None], new, cut)
+        return jnp.where(fits, low, middle), jnp.where(fits, middle, high), cut
+
+    # No block takes a pass above the greatest slope from nothing. 2^34 below it, even a
+    # last plane is worth its bits. (The start values come from the data so that they
+    # vary over devices as the result does, which `shard_map` checks.)
+    high = jnp.log2((gains / jnp.maximum(rates, 1)).max((0, 2)) + 1)
+    state = high - 34, high, cut_at(jnp.exp2(high + 1))[0]
+    return jax.lax.fori_loop(0, 16, bisect, state)[2]
 
 
-def slope_choice(R, D, budget):
-    """(n, blocks, passes), budget bits -> (n, blocks) number of passes."""
-    def pick(lam):
-        k = jnp.argmax(D - lam[:, None, None] * R, -1)
-        r = jnp.take_along_axis(R, k[..., None], -1)[..., 0].sum(-1)
-        return k, r
-    lo = jnp.full(R.shape[:1], -10.0) 
-    hi = jnp.full(R.shape[:1], 30.0)
-    def body(_, s):
-        lo, hi = s
-        mid = (lo + hi) / 2
-        _, r = pick(2.0**mid)
-        over = r > budget
-        return jnp.where(over, mid, lo), jnp.where(over, hi, mid)
-    lo, hi = jax.lax.fori_loop(0, 24, body, (lo, hi))
-    return pick(2.0**hi)[0]
+def _truncate(values_mRbC, cuts):
+    """The decoder's coefficients; cuts (m, rows of blocks, b, columns of blocks).
+
+    All bits below the last plane u that a coefficient was coded in are unknown: it is
+    decoded as its multiple of u plus u / 2 (exact for u = 1), or 0. In the last plane
+    of a block, a missing refinement leaves u twice as large for what was significant
+    before, a missing cleanup for what had no significant neighbour.
+    """
+
+    def part(x, cut):
+        block_rows, block_columns = cut.shape[1], cut.shape[3]
+        m, rows, b, columns = x.shape
+        if (block_rows, block_columns) == (1, 1):
+            cut = jnp.broadcast_to(cut, x.shape)
+        else:
+            shape = (m, block_rows, _BLOCK, b, block_columns, _BLOCK)
+            cut = jnp.broadcast_to(cut[:, :, None, :, :, None], shape)
+            cut = cut.reshape(m, block_rows * _BLOCK, b, block_columns * _BLOCK)
+            cut = cut[:, :rows, :, :columns]
+        plane = jax.lax.shift_left(jnp.ones_like(cut), cut >> 2)
+        last = cut & 3
+        magnitude = jnp.abs(x)
+        unrefined = (last == 0) & (magnitude >= 2 * plane)
+        uncleaned = (last < 2) & (_around(magnitude) < 2 * plane)
+        u = jnp.where(unrefined | uncleaned, 2 * plane, plane)
+        known = magnitude & -u
+        return jnp.sign(x) * jnp.where(known > 0, known + (u >> 1), 0)
+
+    return _map_bands(part, values_mRbC, cuts)
 
 
-def jpeg2000(key, images, *, value, prm=PARAMS):
-    """JPEG 2000"""
+def jpeg2000(key, images: jax.Array, *, value) -> jax.Array:
+    """JPEG 2000 compression to a rate, close to OpenJPEG's (through Pillow).
+
+    The reference is `quality_mode="rates", quality_layers=[value], irreversible=False,
+    mct=0` with min(7, floor(log2(min(H, W)))) decompositions. On photographs the PSNR
+    to the original is within 0.2 dB of it on average and the SSIM between the two above
+    0.96; single images differ by up to 1.6 dB. There is no gradient: the result is
+    piecewise constant in the image, and the derivative is zero everywhere.
+
+    Args:
+      key: not used.
+      images: (..., H, W, 3) float32 in [0, 1]; brought to 8 bits by floor(255 x).
+        Sides of at least 2.
+      value: compression ratio, 24 bits per pixel over bits per pixel (16, 32, 45, 120,
+        170 in the method), a Python number or a scalar array, traced or not.
+
+    Returns:
+      The same shape, multiples of 1/255 in [0, 1].
+    """
     del key
     height, width, _ = images.shape[-3:]
     pixels = to_bytes(images).reshape(-1, height, width, 3)
     n = len(pixels)
     planes = jnp.stack([pixels[..., c] - 128 for c in range(3)], 1)
-    planes = planes.reshape(3 * n, height, width)
-    levels = min(7, int(np.log2(min(height, width))))
-    ll, details = _analyse(planes, levels)
-    nm = norms(levels)
-    # groups
-    groups = []
-    small = []
-    for l, bands in enumerate(details):
-        w = [nm[l][1] * nm[l][0]] * 2 + [nm[l][1] ** 2]
-        if max(bands[0].shape[1:] + bands[1].shape[1:]) > 32:
-            groups.append((list(bands), w))
-        else:
-            small += list(zip(bands, w))
-    small.append((ll, nm[-1][0] ** 2))
-    groups.append(([b for b, _ in small], [w for _, w in small]))
-    info = []
-    Rs, Ds = [], []
-    for bands, w in groups:
-        rr = max(b.shape[1] for b in bands)
-        cc = max(b.shape[2] for b in bands)
-        x = jnp.stack([jnp.pad(b, ((0, 0), (0, rr - b.shape[1]), (0, cc - b.shape[2]))) for b in bands], 1)
-        valid = np.zeros((1, len(bands), rr, cc), bool)
-        for i, b in enumerate(bands):
-            valid[0, i, : b.shape[1], : b.shape[2]] = True
-        mag = jnp.abs(x)
-        L = bit_length(mag)
-        M = bit_length(_neighbourhood(mag))
-        A, B, C = counts(L, M, valid)
-        bh, bw = A.shape[2:4]
-        num = np.zeros((1, len(bands), bh, bw, 1), np.float32)
-        for r in range(bh):
-            for c in range(bw):
-                num[:, :, r, c, 0] = valid[:, :, r * 64 : r * 64 + 64, c * 64 : c * 64 + 64].sum((2, 3))
-        wt = (np.asarray(w, np.float32) ** 2)[None, :, None, None, None]
-        R, D = tables(A, B, C, num, wt, prm)
-        Rs.append(R.reshape(n, -1, R.shape[-1]))
-        Ds.append(D.reshape(n, -1, R.shape[-1]))
-        info.append((x, L, M, R.shape))
-    bits = 24 * height * width / jnp.asarray(value, jnp.float32) - 8 * (216 - 3 * (7 - levels))
-    k = slope_choice(jnp.concatenate(Rs, 1), jnp.concatenate(Ds, 1), jnp.maximum(bits, 0))
-    outs = []
-    at = 0
-    for (x, L, M, shape), (bands, _) in zip(info, groups):
-        cnt = 3 * int(np.prod(shape[1:4]))
-        kk = k[:, at : at + cnt].reshape(shape[:4])
-        at += cnt
-        p = jnp.where(kk > 0, _PLANES - 1 - (kk - 1) // 3, 15)
-        last = (kk - 1) % 3
-        a = jnp.where(last <= 1, p + 1, -1)
-        b = jnp.where(last == 0, p + 1, 99)
-        def expand(v):
-            m, nb, bh, bw = v.shape
-            if bh * bw == 1:
-                return jnp.broadcast_to(v, x.shape)
-            v = jnp.broadcast_to(v[:, :, :, None, :, None], (m, nb, bh, 64, bw, 64)).reshape(m, nb, bh * 64, bw * 64)
-            return v[:, :, : x.shape[2], : x.shape[3]]
-        p, a, b = expand(p), expand(a), expand(b)
-        t = p + ((M <= a) | (L > b)).astype(jnp.int32)
-        mag = jnp.abs(x) >> t
-        half = jax.lax.shift_left(jnp.int32(1), t) >> 1
-        rec = jnp.where(mag > 0, (mag << t) + half, 0)
-        rec = jnp.sign(x) * rec
-        outs += [rec[:, i, : q.shape[1], : q.shape[2]] for i, q in enumerate(bands)]
-    details = [tuple(outs[3 * i : 3 * i + 3]) for i in range(levels)]
-    y = _synthesise(outs[-1], details)
-    y = jnp.clip(y + 128, 0, 255).astype(jnp.float32) / 255
-    y = y.reshape(n, 3, height, width)
-    return jnp.stack([y[:, c] for c in range(3)], -1).reshape(images.shape)
+    levels = min(7, min(height, width).bit_length() - 1)
+    sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels)]
+    low, details = analyse(planes.reshape(3 * n, height, width), levels)
+    sheets = _sheets(low, details, sizes)
+
+    def per_image(x):
+        return x.reshape(*x.shape[:-4], n, -1)
+
+    def per_channel(x):
+        return np.broadcast_to(x, (3 * n, *x.shape))
+
+    statistics = [_statistics(sheet) for sheet in sheets]
+    counts = jnp.concatenate([per_image(c) for c, _, _ in statistics], -1)
+    number, weight = (
+        np.concatenate([per_image(per_channel(s[i])) for s in statistics], -1)
+        for i in (1, 2)
+    )
+    # Of OpenJPEG's bytes, 216 at 7 decompositions go to the main header and slack, and
+    # one to each packet (one packet per channel and resolution).
+    overhead = 216 - 3 * (7 - levels) + 3 * (levels + 1)
+    bits = 24 * height * width / jnp.asarray(value, jnp.float32) - 8 * overhead
+    budget = jnp.broadcast_to(jnp.maximum(bits, 0), (n,))
+    cuts = _cuts(*_rates_and_gains(counts, number, weight), budget)
+
+    decoded, start = [], 0
+    for sheet, (count, _, _) in zip(sheets, statistics, strict=True):
+        shape = count.shape[2:]
+        stop = start + int(np.prod(shape)) // n
+        decoded.append(_truncate(sheet.values_mRbC, cuts[:, start:stop].reshape(shape)))
+        start = stop
+    small = decoded.pop()
+    for level in range(len(decoded), levels):
+        first = 3 * (level - len(sheets) + 1)
+        _, rows, _, columns = details[level].shape
+        decoded.append(small[:, :rows, first : first + 3, :columns])
+    low = small[:, : low.shape[1], -1, : low.shape[2]]
+    planes = synthesise(low, decoded, sizes)
+    planes = jnp.clip(planes + 128, 0, 255).astype(jnp.float32) / 255
+    planes = planes.reshape(n, 3, height, width)
+    return jnp.stack([planes[:, c] for c in range(3)], -1).reshape(images.shape)
