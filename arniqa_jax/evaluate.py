@@ -9,6 +9,8 @@ own below DIR/results. The second form compares two of these directories; with a
 workdir and the datasets in reach it also writes the gMAD figures there.
 """
 
+import pathlib
+
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -77,11 +79,17 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> i
       model: workdir or model directory of the encoder.
       checkpoint: which encoder of it.
     """
-    from arniqa_jax import encoders, sharding
-    from arniqa_jax.evaluation import figures, protocol, report
+    from arniqa_jax import encoders, model_directory, sharding
+    from arniqa_jax.evaluation import figures, protocol, regressors, report
     from arniqa_jax.evaluation.features import Extractor
     from arniqa_jax.workdir import Workdir
 
+    missing = {"full_reference", "data_efficiency", "figures"} - set(config.evaluation)
+    if missing:
+        raise errors.UsageError(
+            f"the config has no evaluation.{min(missing)}: expected "
+            "configs/evaluate.py or a config that begins with it"
+        )
     encoder = encoders.load(model, checkpoint)
     benchmarks = _open_benchmarks(config)
     place = Workdir(workdir)
@@ -106,6 +114,11 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> i
         if config.evaluation.figures and not full_reference:
             extractor = Extractor(encoder, **options)
             figures.write(results, benchmarks, extractor, directory / "figures")
+        if model_directory.is_model_directory(pathlib.Path(model)):
+            # Whoever passes the model on passes these on too.
+            place_of_model = pathlib.Path(model) / "regressors"
+            for name in regressors.add_missing(results, place_of_model):
+                print(f"regressor {name} added to {model}")
         print(f"written to {directory}")
     return command.SUCCESS
 
@@ -119,7 +132,8 @@ def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> i
     print(report.side_by_side(results_a, results_b))
     if workdir is None:
         return command.SUCCESS
-    directory = Workdir(workdir).results / "comparison"
+    names = map(report.short_name, (results_a, results_b))
+    directory = Workdir(workdir).results / "-".join(["comparison", *names])
     report.write_comparison(results_a, results_b, directory)
     if config is not None:
         gmad.write(results_a, results_b, _open_benchmarks(config), directory)

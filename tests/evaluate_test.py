@@ -11,7 +11,7 @@ import pytest
 
 from arniqa_jax import command, encoders, evaluate, evaluation
 from arniqa_jax.data import benchmarks
-from arniqa_jax.evaluation import figures, proxy, statistics
+from arniqa_jax.evaluation import figures, proxy, regressors, statistics
 from arniqa_jax.evaluation.features import Extractor
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "evaluate.py"
@@ -102,11 +102,14 @@ def test_compare_two_runs(run, written, tmp_path):
     pair = (tmp_path / "results" / "untrained", tmp_path / "results" / "60")
     code, out, _ = run("--compare", *pair)
     assert code == 0 and "A: untrained   B: step 60" in out and "CLIVE" in out
-    assert not (tmp_path / "comparison").exists()
+    assert not (tmp_path / "results" / "comparison-untrained-60").exists()
     arguments = _arguments(tmp_path, "csiq", root)
     code, out, _ = run(*arguments, "--compare", *pair)
     assert code == 0
-    names = {path.name for path in (tmp_path / "results" / "comparison").iterdir()}
+    names = {
+        path.name
+        for path in (tmp_path / "results" / "comparison-untrained-60").iterdir()
+    }
     assert names == {
         "comparison.csv",
         "comparison.md",
@@ -139,6 +142,26 @@ def test_own_table(run, tmp_path):
     code, out, _ = run(*_arguments(tmp_path / "w", "csv:mine", tmp_path))
     assert code == 0 and "mine" in out
     assert (tmp_path / "w" / "results" / "60" / "regressors" / "mine.json").exists()
+
+
+def test_model_directory_gets_the_regressors_it_lacks(run, written, tmp_path):
+    model = tmp_path / "model"
+    (model / "regressors").mkdir(parents=True)
+    (model / "model.json").write_text("{}")
+    (model / "regressors" / "clive.json").write_text("the official one")
+    quiet = "--config.evaluation.figures=false"
+    arguments = _arguments(tmp_path / "w", "clive,biq2021", written[0], quiet)
+    code, out, _ = run(*arguments, f"--model={model}")
+    assert code == 0 and "regressor biq2021 added" in out and "clive added" not in out
+    assert (model / "regressors" / "clive.json").read_text() == "the official one"
+    regressor = regressors.read(model / "regressors", "biq2021")
+    assert regressor.encoder == miniature.encoder(1).fingerprint()
+
+
+def test_config_of_a_training_is_not_enough(run, tmp_path):
+    config = CONFIG.with_name("pretrain.py")
+    code, _, err = run(f"--config={config}", f"--workdir={tmp_path}")
+    assert code == 2 and "configs/evaluate.py" in err
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,26 @@ class Regressor:
 
 def write_all(results: Results, directory: pathlib.Path) -> None:
     """Writes the regressor of each whole dataset; nothing in full-reference mode."""
+    for name, regressor in _from_results(results).items():
+        write(regressor, directory, name)
+
+
+def add_missing(results: Results, directory: pathlib.Path) -> list[str]:
+    """As `write_all`, but leaves alone what is there; returns the names it wrote."""
+    added = []
+    for name, regressor in _from_results(results).items():
+        if not (directory / f"{name}.json").exists():
+            write(regressor, directory, name)
+            added.append(name)
+    return added
+
+
+def _from_results(results: Results) -> dict[str, Regressor]:
     if results.full_reference:
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    for dataset in results.datasets:
-        regressor = Regressor(
+        # It maps features that scoring without a reference has not.
+        return {}
+    return {
+        dataset.name: Regressor(
             dataset=dataset.title,
             alpha=dataset.alpha,
             score_range=dataset.score_range,
@@ -77,11 +92,19 @@ def write_all(results: Results, directory: pathlib.Path) -> None:
             weights_D=dataset.weights_D,
             intercept=dataset.intercept,
         )
-        write(regressor, directory, dataset.name)
+        for dataset in results.datasets
+    }
 
 
 def write(regressor: Regressor, directory: pathlib.Path, name: str) -> None:
-    """Writes `NAME.npz`, then `NAME.json`, by which it is found."""
+    """Writes `NAME.npz`, then `NAME.json`, by which it is found.
+
+    Args:
+      regressor: what to write.
+      directory: made where missing.
+      name: of the two files.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
     fields = {
         field.name: getattr(regressor, field.name)
         for field in dataclasses.fields(regressor)

@@ -28,8 +28,7 @@ def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
     `PARENT/STEP_or_NAME`, with a number where a different evaluation lies there; the
     same one (encoder, datasets, protocol) is written again.
     """
-    name = evaluated.encoder.removeprefix("step ")
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    name = short_name(evaluated)
     name += "-full-reference" if evaluated.full_reference else ""
     for number in itertools.count(1):
         directory = parent / (name if number == 1 else f"{name}-{number}")
@@ -38,6 +37,12 @@ def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
         if _identity(results.load(directory)) == _identity(evaluated):
             break
     return directory
+
+
+def short_name(evaluated: Results) -> str:
+    """The step or the name of the encoder, fit for a file name."""
+    name = evaluated.encoder.removeprefix("step ")
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
 def _identity(evaluated: Results) -> tuple:
