@@ -39,15 +39,11 @@ def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.nd
       uint8 (size, size, 3).
     """
     top, left = (int(rng.integers(max(0, side - size) + 1)) for side in image.shape[:2])
-    return _window(image, top, left, size)
+    return window(image, top, left, size)
 
 
 def five_crops(image: np.ndarray, size: int) -> np.ndarray:
-    """The centre and the four corners.
-
-    The order is centre, top left, bottom left, top right, bottom right. The centre
-    starts at side // 2 - size // 2, the others at 0 or side - size; both are negative
-    where the image is smaller, and the zeros then lie before the image.
+    """The centre and the four corners, see `five_offsets`.
 
     Args:
       image: uint8 (H, W, 3).
@@ -56,11 +52,20 @@ def five_crops(image: np.ndarray, size: int) -> np.ndarray:
     Returns:
       uint8 (5, size, size, 3).
     """
-    height, width = image.shape[:2]
+    offsets = five_offsets(*image.shape[:2], size)
+    return np.stack([window(image, top, left, size) for top, left in offsets])
+
+
+def five_offsets(height: int, width: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Rows and columns at which the five crops of an image start.
+
+    The order is centre, top left, bottom left, top right, bottom right. The centre
+    starts at side // 2 - size // 2, the others at 0 or side - size; both are negative
+    where the image is smaller, and the zeros then lie before the image.
+    """
     bottom, right = height - size, width - size
     middle = (height // 2 - size // 2, width // 2 - size // 2)
-    offsets = (middle, (0, 0), (bottom, 0), (0, right), (bottom, right))
-    return np.stack([_window(image, top, left, size) for top, left in offsets])
+    return middle, (0, 0), (bottom, 0), (0, right), (bottom, right)
 
 
 def evaluation_crops(image: np.ndarray, size: int) -> np.ndarray:
@@ -77,7 +82,7 @@ def evaluation_crops(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([five_crops(scale, size) for scale in scales], axis=1)
 
 
-def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+def window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
     """The square at (top, left), either of which may be negative; zeros outside."""
     height, width = image.shape[:2]
     crop = np.zeros((size, size, 3), image.dtype)

@@ -57,13 +57,18 @@ def decode_image(
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with _quiet_pillow, Image.open(stream) as image:
-            image.load()
-            pixels = _to_rgb(image)
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            return from_pillow(image, apply_orientation=apply_orientation)
     except Exception as error:
         # Decoders raise whatever the damage makes of them (OSError, SyntaxError,
         # struct.error, IndexError ...), and one bad file must not end a long run.
         raise ImageError(f"{name}: {_reason(error, stream)}") from error
+
+
+def from_pillow(image: Image.Image, *, apply_orientation: bool) -> np.ndarray:
+    """Converts an open image as `decode_image` does; raises what Pillow raises."""
+    image.load()
+    pixels = _to_rgb(image)
+    orientation = image.getexif().get(_ORIENTATION, 1)
     if apply_orientation and orientation in _TURNS:
         exchange, *reverse = _TURNS[orientation]
         pixels = pixels.swapaxes(0, 1) if exchange else pixels
