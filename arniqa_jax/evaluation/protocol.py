@@ -15,7 +15,7 @@ replicates.
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -123,12 +123,14 @@ def evaluate(
         logging.info("%s: regressions", benchmark.title)
         features = all_features[benchmark.name]
         datasets.append(_evaluate_one(benchmark, features, seed, data_efficiency))
-    cross = [
-        _evaluate_cross(trained, tested, benchmark, all_features[tested.name], seed)
-        for trained in datasets
-        for tested, benchmark in zip(datasets, benchmarks, strict=True)
-        if trained is not tested
-    ]
+    cross = {}
+    for tested, benchmark in zip(datasets, benchmarks, strict=True):
+        others = [dataset for dataset in datasets if dataset is not tested]
+        features = all_features[tested.name]
+        for trained, found in _evaluate_cross(
+            others, tested, benchmark, features, seed
+        ):
+            cross[trained.name, tested.name] = found
     return Results(
         encoder=encoder.name,
         fingerprint=encoder.fingerprint(),
@@ -138,7 +140,9 @@ def evaluate(
         full_reference=full_reference,
         seed=seed,
         datasets=tuple(datasets),
-        cross=tuple(cross),
+        cross=tuple(
+            cross[a.name, b.name] for a in datasets for b in datasets if a is not b
+        ),
     )
 
 
@@ -264,28 +268,36 @@ def _choose_and_test(
 
 
 def _evaluate_cross(
-    trained: DatasetResult,
+    others: Sequence[DatasetResult],
     tested: DatasetResult,
     benchmark: Benchmark,
     features: Features,
     seed: int,
-) -> CrossResult:
-    """No refitting; scores of which lower is better are negated on both sides."""
+) -> Iterator[tuple[DatasetResult, CrossResult]]:
+    """The regressors of other datasets on one, without refitting.
+
+    Scores of which lower is better are negated on both sides.
+    """
+    if not others:
+        return
     indices = features.readable(np.arange(len(benchmark)))
-    predictions = features.means(indices) @ trained.weights_D + trained.intercept
-    everything = TestPart(indices, _upward(trained) * predictions, trained.images)
-    return CrossResult(
-        train=trained.name,
-        test=tested.name,
-        alpha=trained.alpha,
-        images=len(indices),
-        figures=summaries.figures(
+    means_ND = features.means(indices)
+    resampling = summaries.Resampling(seed, indices)
+    for trained in others:
+        predictions = means_ND @ trained.weights_D + trained.intercept
+        everything = TestPart(indices, _upward(trained) * predictions, trained.images)
+        figures = summaries.figures(
             (everything,),
             _upward(tested) * benchmark.scores_N,
-            summaries.Resampling(seed, indices),
+            resampling,
             ("srcc", "plcc"),
-        ),
-    )
+        )
+        yield (
+            trained,
+            CrossResult(
+                trained.name, tested.name, trained.alpha, len(indices), figures
+            ),
+        )
 
 
 def _upward(dataset: DatasetResult) -> int:
