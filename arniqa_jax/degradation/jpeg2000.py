@@ -11,57 +11,23 @@ Arrays are named by their axes: m = images x 3 channels, R rows, b bands side by
 columns of a band (`wavelet.py` says why side by side).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from arniqa_jax.degradation.jpeg import to_bytes
 from arniqa_jax.degradation.wavelet import (
+    Sheet,
     analyse,
     pad_end,
     side_by_side,
     span,
-    synthesis_norms,
     synthesise,
 )
 
 _BLOCK = 64  # side of a code-block
-_PLANES = 8  # bit-planes that are told apart: magnitudes from 2^8 are rare, and coded
-_SMALL = 32  # bands of at most this side are handled together
+_PLANES = 8  # told apart; the rare larger magnitudes count as of the highest plane
 _NOTHING = 4 * 15 + 2  # the cut (see `_cuts`) of a block that is left out
-
-
-class _Sheet(NamedTuple):
-    """Bands side by side, each zero-padded to the same R x C."""
-
-    values_mRbC: jax.Array
-    sizes: list[tuple[int, int]]  # of each band without its padding
-    norms: list[float]  # of each band's synthesis functions
-
-
-def _sheets(low, details, sizes):
-    """One sheet per level of large bands, and one of all others, `low` the last."""
-    levels = len(details)
-    norms = synthesis_norms(levels)
-    sheets, small = [], []
-    for bands, (height, width), (n_low, n_high) in zip(
-        details, sizes, norms, strict=True
-    ):
-        rows, columns = bands.shape[1], bands.shape[3]
-        sheet = _Sheet(
-            bands,
-            [(rows, width // 2), (height // 2, columns), (height // 2, width // 2)],
-            [n_low * n_high, n_low * n_high, n_high**2],
-        )
-        (sheets if max(rows, columns) > _SMALL else small).append(sheet)
-    small.append(_Sheet(low[:, :, None], [low.shape[1:]], [norms[-1][0] ** 2]))
-    rows, columns = (max(s.values_mRbC.shape[axis] for s in small) for axis in (1, 3))
-    values = [pad_end(pad_end(s.values_mRbC, rows, 1), columns, 3) for s in small]
-    sizes = [size for sheet in small for size in sheet.sizes]
-    norms = [norm for sheet in small for norm in sheet.norms]
-    return [*sheets, _Sheet(side_by_side(values), sizes, norms)]
 
 
 def _map_bands(function, x_mRbC, *others):
@@ -159,25 +125,20 @@ def _counts(values_mRbC, inside_RbC):
     return n.reshape(_PLANES, *n.shape[3:]).astype(jnp.float32)
 
 
-def _inside(sheet):
-    """(R, b, C) bool: not padding."""
+def _statistics(sheet: Sheet):
+    """`_counts` of a sheet, and for its blocks the number of coefficients and weight.
+
+    An error of 1 in a coefficient is one of its norm squared in the image. The last two
+    are numpy arrays of (rows of blocks, b, columns of blocks).
+    """
     _, rows, _, columns = sheet.values_mRbC.shape
-    bands = [
+    inside = [
         (np.arange(rows) < height)[:, None] & (np.arange(columns) < width)
         for height, width in sheet.sizes
     ]
-    return np.stack(bands, 1)
-
-
-def _statistics(sheet):
-    """`_counts` of a sheet, and for its blocks the number of coefficients and weight.
-
-    The last two are numpy arrays that broadcast against (rows of blocks, b, columns of
-    blocks).
-    """
-    inside = _inside(sheet)
-    steps = [np.arange(0, inside.shape[axis], _BLOCK) for axis in (0, 2)]
-    number = np.add.reduceat(np.add.reduceat(inside, steps[0], 0, int), steps[1], 2)
+    inside = np.stack(inside, 1)
+    number = np.add.reduceat(inside, range(0, rows, _BLOCK), 0, int)
+    number = np.add.reduceat(number, range(0, columns, _BLOCK), 2)
     weight = np.square(sheet.norms)[:, None] + 0 * number
     return _counts(sheet.values_mRbC, inside), number, weight
 
@@ -328,9 +289,7 @@ def jpeg2000(key, images: jax.Array, *, value) -> jax.Array:
     n = len(pixels)
     planes = jnp.stack([pixels[..., c] - 128 for c in range(3)], 1)
     levels = min(7, min(height, width).bit_length() - 1)
-    sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels)]
-    low, details = analyse(planes.reshape(3 * n, height, width), levels)
-    sheets = _sheets(low, details, sizes)
+    sheets = analyse(planes.reshape(3 * n, height, width), levels)
 
     def per_image(x):
         return x.reshape(*x.shape[:-4], n, -1)
@@ -344,11 +303,11 @@ def jpeg2000(key, images: jax.Array, *, value) -> jax.Array:
         np.concatenate([per_image(per_channel(s[i])) for s in statistics], -1)
         for i in (1, 2)
     )
-    # Of OpenJPEG's bytes, 216 at 7 decompositions go to the main header and slack, and
-    # one to each packet (one packet per channel and resolution).
-    overhead = 216 - 3 * (7 - levels) + 3 * (levels + 1)
-    bits = 24 * height * width / jnp.asarray(value, jnp.float32) - 8 * overhead
-    budget = jnp.broadcast_to(jnp.maximum(bits, 0), (n,))
+    # OpenJPEG takes 216 bytes off for the main header and slack (at 7 decompositions),
+    # leaves 30 at least, and spends one on each packet, of a channel at a resolution.
+    left = 3 * height * width / jnp.asarray(value, jnp.float32) - 195 - 3 * levels
+    bits = 8 * (jnp.maximum(left, 30) - 3 * (levels + 1))
+    budget = jnp.broadcast_to(bits, (n,))
     cuts = _cuts(*_rates_and_gains(counts, number, weight), budget)
 
     decoded, start = [], 0
@@ -357,13 +316,7 @@ def jpeg2000(key, images: jax.Array, *, value) -> jax.Array:
         stop = start + int(np.prod(shape)) // n
         decoded.append(_truncate(sheet.values_mRbC, cuts[:, start:stop].reshape(shape)))
         start = stop
-    small = decoded.pop()
-    for level in range(len(decoded), levels):
-        first = 3 * (level - len(sheets) + 1)
-        _, rows, _, columns = details[level].shape
-        decoded.append(small[:, :rows, first : first + 3, :columns])
-    low = small[:, : low.shape[1], -1, : low.shape[2]]
-    planes = synthesise(low, decoded, sizes)
+    planes = synthesise(decoded, height, width, levels)
     planes = jnp.clip(planes + 128, 0, 255).astype(jnp.float32) / 255
     planes = planes.reshape(n, 3, height, width)
     return jnp.stack([planes[:, c] for c in range(3)], -1).reshape(images.shape)

@@ -6,9 +6,21 @@ stores a concatenation along a long last axis once, while it recomputes most oth
 values in each of their users, here at ten times the cost; `side_by_side` is that place.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_SMALL = 32  # bands of at most this side share a sheet
+
+
+class Sheet(NamedTuple):
+    """Bands side by side, each zero-padded to the same R x C."""
+
+    values_mRbC: jax.Array
+    sizes: list[tuple[int, int]]  # of each band without its padding
+    norms: list[float]  # of each band's synthesis functions
 
 
 def span(x, start, stop, axis, stride=1):
@@ -30,14 +42,14 @@ def side_by_side(bands):
     return jnp.concatenate(flat, 2).reshape(m, rows, -1, columns)
 
 
-def _lift(x, other, axis, n):
+def _neighbours(x, is_odd, axis, n):
     """x[i-1] + x[i] for i < n, with the symmetric extension of T.800, annex F.
 
-    `other` says that x holds odd samples (the sum starts with x[0] twice) and not even
-    ones (it starts at x[0] + x[1]); both repeat the last sample where it is needed.
+    For the odd samples x around each even one; for the even samples around each odd
+    one, x[i] + x[i+1]. Both ends are repeated where they are needed.
     """
     k = x.shape[axis]
-    first = [span(x, 0, 1, axis)] if other else []
+    first = [span(x, 0, 1, axis)] if is_odd else []
     last = [span(x, k - 1, k, axis)] * (n + 1 - len(first) - k)
     x = jnp.concatenate([*first, x, *last], axis)
     return span(x, 0, n, axis) + span(x, 1, n + 1, axis)
@@ -47,48 +59,32 @@ def _split(x, axis):
     """One level of the 5/3 analysis: (low, high), high zero-padded to low's length."""
     n = x.shape[axis]
     even, odd = span(x, 0, n, axis, 2), span(x, 1, n, axis, 2)
-    high = odd - (_lift(even, False, axis, n // 2) >> 1)
-    low = even + ((_lift(high, True, axis, (n + 1) // 2) + 2) >> 2)
+    high = odd - (_neighbours(even, False, axis, n // 2) >> 1)
+    low = even + ((_neighbours(high, True, axis, (n + 1) // 2) + 2) >> 2)
     return low, pad_end(high, (n + 1) // 2, axis)
 
 
 def _merge(low, high, axis, n):
     """The inverse of `_split`, for n samples."""
     high = span(high, 0, n // 2, axis)
-    even = low - ((_lift(high, True, axis, (n + 1) // 2) + 2) >> 2)
-    odd = high + (_lift(even, False, axis, n // 2) >> 1)
+    even = low - ((_neighbours(high, True, axis, (n + 1) // 2) + 2) >> 2)
+    odd = high + (_neighbours(even, False, axis, n // 2) >> 1)
     both = jnp.stack([even, pad_end(odd, (n + 1) // 2, axis)], axis + 1)
     shape = list(low.shape)
     shape[axis] *= 2
     return span(both.reshape(shape), 0, n, axis)
 
 
-def analyse(x_mHW, levels):
-    """The last low band (m, R, C), and the details (m, R, 3, C) from fine to coarse.
-
-    The bands of a level are HL (high across, low down), LH, HH.
-    """
-    details = []
-    for _ in range(levels):
-        low, high = _split(jnp.stack(_split(x_mHW, 1), 1), 3)
-        bands = [low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
-        bands = side_by_side([band[:, :, None] for band in bands])
-        details.append(bands[:, :, 1:])
-        x_mHW = bands[:, :, 0]
-    return x_mHW, details
+def _level_sizes(height, width, levels):
+    """(H, W) before each level, and after the last."""
+    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels + 1)]
 
 
-def synthesise(x_mHW, details, sizes):
-    """The inverse of `analyse`; `sizes` are (H, W) before each level."""
-    for bands, (height, width) in zip(reversed(details), reversed(sizes), strict=True):
-        low = jnp.stack([x_mHW, bands[:, :, 1]], 1)
-        high = jnp.stack([bands[:, :, 0], bands[:, :, 2]], 1)
-        rows = _merge(low, high, 3, width)
-        x_mHW = _merge(rows[:, 0], rows[:, 1], 1, height)
-    return x_mHW
+def _is_small(rows, columns):
+    return max(rows, columns) <= _SMALL
 
 
-def synthesis_norms(levels):
+def _synthesis_norms(levels):
     """L2 norms of the one-dimensional synthesis functions: (low, high) per level.
 
     An error of 1 in a coefficient of a band is an error of (product of its two norms)^2
@@ -101,3 +97,54 @@ def synthesis_norms(levels):
         norms.append((np.linalg.norm(low), np.linalg.norm(high)))
         low, high = (np.convolve(np.kron(f, [1, 0])[:-1], smooth) for f in (low, high))
     return norms
+
+
+def analyse(x_mHW: jax.Array, levels: int) -> list[Sheet]:
+    """The transform, in one sheet per level of large bands and one of all others.
+
+    The bands of a level are HL (high across, low down), LH and HH; levels go from fine
+    to coarse, and the last band of the last sheet is the remaining low one.
+    """
+    norms = _synthesis_norms(levels)
+    sizes = _level_sizes(*x_mHW.shape[1:], levels)
+    sheets, small = [], []
+    for (height, width), (n_low, n_high) in zip(sizes[:-1], norms, strict=True):
+        low, high = _split(jnp.stack(_split(x_mHW, 1), 1), 3)
+        bands = [low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
+        bands = side_by_side([band[:, :, None] for band in bands])
+        x_mHW = bands[:, :, 0]
+        rows, columns = x_mHW.shape[1:]
+        sheet = Sheet(
+            bands[:, :, 1:],
+            [(rows, width // 2), (height // 2, columns), (height // 2, width // 2)],
+            [n_low * n_high, n_low * n_high, n_high**2],
+        )
+        (small if _is_small(rows, columns) else sheets).append(sheet)
+    small.append(Sheet(x_mHW[:, :, None], [sizes[-1]], [norms[-1][0] ** 2]))
+    rows, columns = (max(s.values_mRbC.shape[axis] for s in small) for axis in (1, 3))
+    values = [pad_end(pad_end(s.values_mRbC, rows, 1), columns, 3) for s in small]
+    sizes = [size for sheet in small for size in sheet.sizes]
+    norms = [norm for sheet in small for norm in sheet.norms]
+    return [*sheets, Sheet(side_by_side(values), sizes, norms)]
+
+
+def synthesise(
+    values: list[jax.Array], height: int, width: int, levels: int
+) -> jax.Array:
+    """The inverse: (m, H, W) from the values of the sheets."""
+    sizes = _level_sizes(height, width, levels)
+    *large, small = values
+    rows, columns = sizes[-1]
+    x_mHW = small[:, :rows, -1, :columns]
+    for level in reversed(range(levels)):
+        rows, columns = sizes[level + 1]
+        if level < len(large):
+            bands = large[level]
+        else:
+            first = 3 * (level - len(large))
+            bands = small[:, :rows, first : first + 3, :columns]
+        low = jnp.stack([x_mHW, bands[:, :, 1]], 1)
+        high = jnp.stack([bands[:, :, 0], bands[:, :, 2]], 1)
+        both = _merge(low, high, 3, sizes[level][1])
+        x_mHW = _merge(both[:, 0], both[:, 1], 1, sizes[level][0])
+    return x_mHW
