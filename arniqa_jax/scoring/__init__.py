@@ -1,0 +1,1 @@
+"""Quality scores for images: the Python API, and what the commands share."""
