@@ -153,12 +153,14 @@ class Extractor:
         )
         crops = 1 if self.crops == "whole" else 5
         width = 2 * self.encoder.feature_dim
+        terminal = sys.stderr.isatty()
         bar = tqdm.tqdm(
             total=len(rows),
             desc=f"features of {title}",
             unit="img",
-            disable=not sys.stderr.isatty(),
+            disable=not terminal,
         )
+        logging.info("%s: extracting the features of %d images", title, len(rows))
         shape = (len(rows), crops, width)
         with bar, feature_store.Writer(directory, shape) as writer:
             bar.update(writer.done)
@@ -166,6 +168,16 @@ class Extractor:
             for batch_BCD in embed(views, rows[writer.done :]):
                 writer.append(batch_BCD)
                 bar.update(len(batch_BCD))
+                if not terminal:
+                    # A file of lines, in place of the bar.
+                    logging.log_every_n_seconds(
+                        logging.INFO,
+                        "%s: %d of %d images",
+                        60,
+                        title,
+                        writer.done,
+                        len(rows),
+                    )
         return feature_store.find(directory)
 
     def _embed_crops(self, views: "_Views", rows: np.ndarray) -> Iterator[np.ndarray]:
