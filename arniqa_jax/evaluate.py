@@ -84,12 +84,6 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> i
     from arniqa_jax.evaluation.features import Extractor
     from arniqa_jax.workdir import Workdir
 
-    missing = {"full_reference", "data_efficiency", "figures"} - set(config.evaluation)
-    if missing:
-        raise errors.UsageError(
-            f"the config has no evaluation.{min(missing)}: expected "
-            "configs/evaluate.py or a config that begins with it"
-        )
     encoder = encoders.load(model, checkpoint)
     benchmarks = _open_benchmarks(config)
     place = Workdir(workdir)

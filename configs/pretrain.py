@@ -76,6 +76,10 @@ def get_config() -> ConfigDict:
     config.evaluation.validation_alpha = 0.1  # ridge penalty of the validation
     config.evaluation.crops = "five"  # five (centre and corners), whole
     config.evaluation.allow_partial = False  # go on where images are missing
+    # The evaluate command alone reads these three, which cost time:
+    config.evaluation.full_reference = False  # tables from [f, |f - f_ref|] besides
+    config.evaluation.data_efficiency = False  # tables from 10..80 % of training parts
+    config.evaluation.figures = True  # scatter, manifold, best and worst, bars
 
     config.log = ConfigDict()
     config.log.tensorboard = True  # write events.*

@@ -158,12 +158,6 @@ def test_model_directory_gets_the_regressors_it_lacks(run, written, tmp_path):
     assert regressor.encoder == miniature.encoder(1).fingerprint()
 
 
-def test_config_of_a_training_is_not_enough(run, tmp_path):
-    config = CONFIG.with_name("pretrain.py")
-    code, _, err = run(f"--config={config}", f"--workdir={tmp_path}")
-    assert code == 2 and "configs/evaluate.py" in err
-
-
 @pytest.mark.parametrize(
     ("datasets", "parts"),
     [

@@ -1,0 +1,73 @@
+"""The configs: small deltas of one locked tree, every field of which is read."""
+
+import importlib
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+import configs.pretrain
+from arniqa_jax import command, evaluate, train
+
+_NAMES = sorted(
+    path.stem for path in pathlib.Path(configs.pretrain.__file__).parent.glob("*.py")
+)
+
+
+def _fields(name: str) -> dict[str, object]:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.is_locked
+    return command.config_fields(config.to_dict())
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_config_is_a_delta_of_the_same_tree(name):
+    base, fields = _fields("pretrain"), _fields(name)
+    assert fields.keys() == base.keys()
+    assert all(type(fields[field]) is type(base[field]) for field in base)
+
+
+def test_every_field_is_commented():
+    source = pathlib.Path(configs.pretrain.__file__).read_text().splitlines()
+    for number, line in enumerate(source):
+        if line.strip().startswith("config.") and "ConfigDict()" not in line:
+            above = source[number - 1].strip()
+            assert "  # " in line or above.startswith("# ") or "lock()" in line, line
+
+
+def test_every_field_is_read(monkeypatch, tmp_path):
+    """Trains and evaluates, and notes which fields were asked for on the way."""
+    config = configs.pretrain.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.patch_size": 64,
+            "data.workers": 0,
+            "model.arch": "tiny",
+            "model.init": "random",
+            "train.batch_size": 8,
+            "train.steps": 1,
+            "evaluation.figures": False,
+        }
+    )
+    names = {id(config): "", **{id(group): f"{n}." for n, group in config.items()}}
+    read, get, copy = set(), ConfigDict.__getitem__, ConfigDict.to_dict
+    copying = []
+
+    def noting(self, key):
+        if id(self) in names and not copying:
+            read.add(names[id(self)] + key)
+        return get(self, key)
+
+    def without_noting(self, *args, **kwargs):
+        copying.append(True)  # a copy of the tree is not a use of its fields
+        try:
+            return copy(self, *args, **kwargs)
+        finally:
+            copying.pop()
+
+    names = {key: name for key, name in names.items() if name != "seed."}
+    monkeypatch.setattr(ConfigDict, "__getitem__", noting)
+    monkeypatch.setattr(ConfigDict, "to_dict", without_noting)
+    assert train.run(config, tmp_path) == 0
+    assert evaluate.evaluate(config, tmp_path, tmp_path, "last") == 0
+    assert command.config_fields(config.to_dict()).keys() - read == set()
