@@ -1,6 +1,6 @@
 """KADIS-700k on a TPU pod slice or a box of GPUs: one large batch over all devices.
 
-    launch/tpu_pod.sh (or launch/slurm.sh) --config=configs/pod.py --workdir=BUCKET/run \
+    python -m arniqa_jax.main --config=configs/pod.py --workdir=BUCKET/run \\
         --config.data.root=BUCKET/kadis700k
 """
 
