@@ -170,8 +170,8 @@ class Scorer:
           UsageError: the model has no regressor.
         """
         regressor = self.require_regressor()
-        images, crops, _ = features_NCD.shape
-        scores = regressor.raw_scores(features_NCD.reshape(images * crops, 1, -1))
+        images, crops, width = features_NCD.shape
+        scores = regressor.raw_scores(features_NCD.reshape(images * crops, 1, width))
         scores = scores if raw else regressor.public_scores(scores)
         return scores.reshape(images, crops).astype(np.float32)
 

@@ -1,0 +1,195 @@
+"""The Python API: what is scored, that it is the plain computation, its gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_model
+from PIL import Image
+
+import arniqa_jax
+from arniqa_jax import errors
+from arniqa_jax.data import crops as image_crops
+from arniqa_jax.scoring import heat_map, scorer
+
+SIZES = [(40, 60), (100, 33), (1, 1), (31, 300), (64, 64), (7, 90), (64, 64)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return small_model.write(tmp_path_factory.mktemp("models") / "one", "live")
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return arniqa_jax.load(directory)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+def _plain(model, image):
+    """Crop by crop, without folding: the definition."""
+    crops = image_crops.evaluation_crops(image, 32)
+    encoder = model.encoder
+    full, half = (
+        np.asarray(encoder.apply(encoder.variables, crops[:, scale]))
+        for scale in (0, 1)
+    )
+    return np.concatenate([full, half], axis=-1)
+
+
+def test_features_and_scores_are_those_of_the_definition(model, images):
+    features = model.features(images)
+    assert features.shape == (len(images), 5, 128) and features.dtype == np.float32
+    expected = np.stack([_plain(model, image) for image in images])
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+    scores = model.score(images)
+    assert scores.shape == (len(images),) and scores.dtype == np.float32
+    raw = expected.astype(np.float64).mean(1) @ model.regressor.weights_D + 50
+    np.testing.assert_allclose(model.score(images, raw=True), raw, atol=1e-3)
+    np.testing.assert_allclose(scores, 1 - (raw - 1) / 99, atol=1e-5)
+
+
+def test_one_compilation_serves_every_size(model, images):
+    scorer._embed.clear_cache()
+    model.score(images)
+    assert scorer._embed._cache_size() == 1
+
+
+def test_whole_images_go_in_groups_of_one_size_and_keep_their_order(directory, images):
+    model = arniqa_jax.load(directory, crops="whole")
+    images = [images[0], images[2]]
+    many = images * 9  # of each more than the 8 of a batch
+    features = model.features(many)
+    assert features.shape == (len(many), 1, 128)
+    for image, found in zip(images, features, strict=False):
+        encoder = model.encoder
+        scales = (image, image_crops.half_scale(image))
+        expected = [encoder.apply(encoder.variables, scale[None]) for scale in scales]
+        np.testing.assert_allclose(found, np.concatenate(expected, 1), atol=1e-5)
+    np.testing.assert_array_equal(features[: len(images)], features[-len(images) :])
+
+
+def test_the_order_holds_beside_unreadable_ones_and_full_windows(model, images):
+    stream = [
+        (i, None if i % 3 == 0 else model.view(images[i % len(images)]))
+        for i in range(60)
+    ]
+    found = list(model.embed(iter(stream)))
+    assert [tag for tag, _ in found] == list(range(60))
+    assert all((values is None) == (tag % 3 == 0) for tag, values in found)
+
+
+def test_few_images_of_many_sizes_do_not_wait_for_ever(directory, monkeypatch):
+    model = arniqa_jax.load(directory, crops="whole")
+    monkeypatch.setattr(scorer, "_WAITING_BATCHES", 1)
+    seen = []
+
+    def views():
+        for i in range(20):
+            seen.append(i)
+            size = (8, 8) if i == 0 else (9, 9)
+            yield i, model.view(np.zeros((*size, 3), np.uint8))
+
+    tags = []
+    for tag, _ in model.embed(views()):
+        tags.append(tag)
+        assert len(seen) <= tag + 20
+    assert tags == list(range(20))
+
+
+def test_takes_paths_pillow_images_and_arrays(model, images, tmp_path):
+    image = images[0]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    pillow = Image.fromarray(image)
+    as_float = image.astype(np.float32) / 255
+    given = [tmp_path / "a.png", str(tmp_path / "a.png"), pillow, image, as_float]
+    scores = model.score(given)
+    np.testing.assert_array_equal(scores, np.full(5, scores[0]))
+    assert model.score([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), r"image 1: expected an array \(H, W, 3\)"),
+        (np.full((4, 4, 3), 2.0), r"image 1: .*in \[0, 1\], found float64 from 2"),
+        (np.zeros((4, 4, 3), np.int32), r"image 1: expected uint8"),
+        ("missing.png", r"missing\.png: unreadable: No such file"),
+    ],
+)
+def test_a_bad_image_is_named(model, images, image, message):
+    with pytest.raises(errors.ImageError, match=message):
+        model.score([images[0], image])
+
+
+def test_a_single_image_is_wrong_use(model):
+    with pytest.raises(errors.UsageError, match="expected a list of images"):
+        model.score("photo.png")
+
+
+def test_score_fn_is_the_score_and_has_a_gradient(model):
+    y, x = np.mgrid[:80, :50] / 80
+    image = np.stack([x, y, (x + y) / 2], axis=-1)
+    image = np.rint(255 * image) / 255
+    expected = model.score([image])
+    batch = jnp.asarray(image[None], jnp.float32)
+    found = jax.jit(model.score_fn)(model.params, batch)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+    def loss(images):
+        return model.score_fn(model.params, images).mean()
+
+    gradient = jax.jit(jax.grad(loss))(batch)
+    step = 1e-3 * gradient / jnp.linalg.norm(gradient.ravel())
+    change = (loss(batch + step) - loss(batch - step)) / 2e-3
+    np.testing.assert_allclose(change, jnp.linalg.norm(gradient.ravel()), rtol=0.05)
+
+
+def test_half_scale_of_score_fn_is_that_of_pillow():
+    # Away from black and white, where Pillow clips between its two passes too.
+    image = np.random.default_rng(0).integers(64, 192, (90, 61, 3), np.uint8)
+    crops = scorer._differentiable_crops(jnp.float32(image[None] / 255), 32)
+    expected = image_crops.evaluation_crops(image, 32)
+    np.testing.assert_allclose(crops[0, :, 0] * 255, expected[:, 0], atol=1e-3)
+    # Pillow rounds after each of its two passes.
+    np.testing.assert_allclose(crops[0, :, 1] * 255, expected[:, 1], atol=1.01)
+
+
+def test_choice_of_a_regressor(tmp_path):
+    directory = small_model.write(tmp_path / "two", "live", "csiq")
+    with pytest.raises(errors.UsageError, match="choose one of csiq, live"):
+        arniqa_jax.load(directory)
+    with pytest.raises(errors.UsageError, match=r"no regressor 'mine'.*csiq, live"):
+        arniqa_jax.load(f"{directory}:mine")
+    assert arniqa_jax.load(f"{directory}:csiq").regressor.dataset == "csiq"
+    with pytest.raises(errors.CheckpointError, match=r"did you mean kadid10k\?"):
+        arniqa_jax.load("kadid-10k")
+
+
+def test_without_a_regressor_there_are_features(tmp_path, images):
+    model = arniqa_jax.load(small_model.write(tmp_path / "none"))
+    assert model.features(images[:1]).shape == (1, 5, 128)
+    with pytest.raises(errors.UsageError, match="has no regressor"):
+        model.score(images[:1])
+
+
+def test_quality_map(model, images):
+    image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
+    scores = model.quality_map(image, stride=20)
+    assert scores.shape == (4, 3) and scores.dtype == np.float32
+    window = image[48:80, 38:70]  # the last one ends with the image
+    half = image_crops.half_scale(image)
+    top, left = (48 + 16) // 2 - 16, (38 + 16) // 2 - 16
+    pair = np.stack([window, image_crops.window(half, top, left, 32)])
+    features = model.encoder.apply(model.encoder.variables, pair).reshape(1, 1, -1)
+    expected = model.scores_of(np.asarray(features))
+    np.testing.assert_allclose(scores[-1, -1], expected[0, 0], atol=1e-5)
+    assert model.quality_map(images[2]).shape == (1, 1)
+    assert scorer._embed._cache_size() <= 2
+    drawn = heat_map.overlay(image, scores)
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
