@@ -5,10 +5,9 @@ import pathlib
 
 # Before JAX is imported, and inherited by the commands that tests start: the CPU, and
 # one compilation cache for all of the suite's runs; the user's own cache is left alone.
-_CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XDG_CACHE_HOME"] = str(_CACHE)
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parents[1] / ".jax_cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["XDG_CACHE_HOME"])
 
 import jax
 import pytest
