@@ -10,15 +10,17 @@ over the positions and one over the tiles.
 What the tile size costs and gains: a tile that its distortion does not fill runs with
 its first sample repeated, so larger tiles waste more; and each tile pays one branch,
 some tens of kernel launches on a GPU, so smaller tiles leave more of a wide machine
-idle. Two samples of a batch rarely share their distortion (at N samples, each position
-has about 0.6 N distortions to do over 24 kinds). On a CPU, and on a TPU core, which
-fill up with the few crops of one sample, 1 wastes nothing and is best (CPU: measured,
-benchmarks/degradation.py; TPU: by construction). On a GPU nothing was measured; 4 is
-the guess there.
+idle. Two samples of a batch rarely share their distortion: of N samples, each position
+has about 0.6 N distortions to do, over 24 kinds. On a CPU core 1 is best: at 64
+samples a tile of 4 costs 2.5 times as much (benchmarks/degradation.py), half of it
+waste and the rest slices that `vmap` turns into gathers. A TPU core, too, is filled by
+the crops of one sample (by construction; not measured). On a GPU nothing was measured,
+and 4 is a guess.
 
 Everything is a function of the sample and its key alone: results do not depend on the
 batch, on the tile size or on the number of devices, and inside `shard_map` nothing
-communicates.
+communicates. (Between tile sizes, whose code is compiled apart, last bits may differ;
+where a distortion floors to 8 bits, that may move one value in ten thousand a step.)
 """
 
 import functools
