@@ -12,10 +12,9 @@ its first sample repeated, so larger tiles waste more; and each tile pays one br
 some tens of kernel launches on a GPU, so smaller tiles leave more of a wide machine
 idle. Two samples of a batch rarely share their distortion: of N samples, each position
 has about 0.6 N distortions to do, over 24 kinds. On a CPU core 1 is best: at 64
-samples a tile of 4 costs 2.5 times as much (benchmarks/degradation.py), half of it
-waste and the rest slices that `vmap` turns into gathers. A TPU core, too, is filled by
-the crops of one sample (by construction; not measured). On a GPU nothing was measured,
-and 4 is a guess.
+samples a tile of 4 costs 2.5 times as much (benchmarks/degradation.py), for its waste
+and for the slices that `vmap` turns into gathers. A TPU core, too, should be filled by
+the crops of one sample (not measured). On a GPU nothing was measured: 4 is a guess.
 
 Everything is a function of the sample and its key alone: results do not depend on the
 batch, on the tile size or on the number of devices, and inside `shard_map` nothing
