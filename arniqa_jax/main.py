@@ -44,9 +44,7 @@ def main(arguments: list[str]) -> int:
         )
     from arniqa_jax import sharding, train
 
-    sharding.start_processes(
-        COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
-    )
+    sharding.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     return train.run(CONFIG.value, WORKDIR.value)
 
 
