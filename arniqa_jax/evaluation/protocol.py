@@ -186,9 +186,7 @@ class _Regressions:
 
     def predict(self, path, indices: np.ndarray) -> np.ndarray:
         """Predictions (A, len(indices))."""
-        weights_AD, intercepts_A = path
-        means_ND = self._features.means(indices)
-        return weights_AD @ means_ND.T + intercepts_A[:, None]
+        return self._features.predict(indices, *path)
 
     def _moments(self, indices, origin_D=None) -> ridge.Moments:
         blocks = self._features.regression_blocks(indices, self._scores_N)
@@ -281,11 +279,14 @@ def _evaluate_cross(
     if not others:
         return
     indices = features.readable(np.arange(len(benchmark)))
-    means_ND = features.means(indices)
+    predictions_TN = features.predict(
+        indices,
+        np.stack([trained.weights_D for trained in others]),
+        [trained.intercept for trained in others],
+    )
     resampling = summaries.Resampling(seed, indices)
-    for trained in others:
-        predictions = means_ND @ trained.weights_D + trained.intercept
-        everything = TestPart(indices, _upward(trained) * predictions, trained.images)
+    for trained, predictions_N in zip(others, predictions_TN, strict=True):
+        everything = TestPart(indices, _upward(trained) * predictions_N, trained.images)
         figures = summaries.figures(
             (everything,),
             _upward(tested) * benchmark.scores_N,
