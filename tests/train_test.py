@@ -4,6 +4,7 @@ Everything is the tiny encoder on the built-in photographs, in crops of 64 pixel
 batches of four pairs; the compilation cache of the suite serves all of these runs.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,7 +18,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arniqa_jax import checkpoints, encoders, errors, metrics_log, train, workdir
+from arniqa_jax import (
+    checkpoints,
+    encoders,
+    errors,
+    metrics_log,
+    schedules,
+    sharding,
+    train,
+    train_step,
+    workdir,
+)
 from configs import pretrain
 
 _INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
@@ -79,13 +90,20 @@ def _record(path) -> list[dict]:
 
 def _files(path) -> dict[str, bytes]:
     """Every stored value of the last checkpoint, as bytes by its name."""
-    step = checkpoints.find(path / "checkpoints", "last")
-    from orbax.checkpoint import v1 as ocp
-
-    parts = ocp.load_checkpointables(path / "checkpoints" / str(step))
+    model = encoders.build_model(workdir.read_config(path))
+    optimizer = schedules.optimizer(
+        name="sgd", schedule=lambda _: 0.0, momentum=0.9, weight_decay=0.0
+    )
+    abstract = jax.eval_shape(
+        lambda variables: train_step.initial_state(variables, optimizer),
+        encoders.abstract_variables(model),
+    )
+    with contextlib.closing(checkpoints.Checkpoints(path / "checkpoints", {})) as store:
+        mesh = sharding.make_mesh()
+        state = store.restore(store.latest, abstract, sharding.replicated(mesh))
     return {
         jax.tree_util.keystr(name): np.asarray(leaf).tobytes()
-        for name, leaf in jax.tree_util.tree_leaves_with_path(parts)
+        for name, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
 
 
@@ -197,7 +215,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     [
         ({"data.root": "no/such/folder"}, "no/such/folder"),
         ({"train.batch_size": 0}, "train.batch_size=0: expected at least 1"),
-        ({"train.accumulation": 3}, "choose a multiple of 3"),
+        ({"train.accumulation": 3}, "choose a multiple of 24"),
         ({"model.init": "imagenet"}, "model.init=random"),
         ({"evaluation.datasets": "lvie"}, "did you mean live"),
     ],
