@@ -180,6 +180,7 @@ def test_without_a_regressor_there_are_features(tmp_path, images):
 
 def test_quality_map(model, images):
     image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
+    scorer._embed.clear_cache()
     scores = model.quality_map(image, stride=20)
     assert scores.shape == (4, 3) and scores.dtype == np.float32
     window = image[48:80, 38:70]  # the last one ends with the image
