@@ -27,7 +27,7 @@ from typing import NoReturn
 from absl import flags, logging
 from ml_collections import config_flags
 
-from arniqa_jax import errors
+from arniqa_jax import cache, errors
 
 # Exit codes (INTERFACES.md); sysexits.h calls 75 "temporary failure, try again".
 SUCCESS = 0
@@ -122,9 +122,8 @@ def _prepare_environment() -> None:
     py_logging.basicConfig(handlers=[handler], force=True)
     logging.set_verbosity(logging.INFO)
     # Read by JAX when it is imported. JAX_ENABLE_COMPILATION_CACHE=false is the switch.
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", str(cache / "arniqa_jax" / "compiled")
+        "JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled")
     )
 
 

@@ -1,7 +1,9 @@
 """KADIS-700k on a TPU pod slice or a box of GPUs: one large batch over all devices.
 
-    python -m arniqa_jax.main --config=configs/pod.py --workdir=BUCKET/run \\
-        --config.data.root=BUCKET/kadis700k
+    python -m arniqa_jax.main --config=configs/pod.py --workdir=SHARED/run \\
+        --config.data.root=SHARED/kadis700k
+
+SHARED is a file system that all hosts mount: the workdir cannot be a bucket.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ import difflib
 import os
 import pathlib
 
-from arniqa_jax import errors
+from arniqa_jax import cache, errors
 from arniqa_jax.data import benchmarks
 from arniqa_jax.data.labelled import Benchmark
 from arniqa_jax.evaluation import proxy
@@ -55,7 +55,7 @@ def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
             f"are {', '.join(known)}"
         )
     if kind.lower() == "builtin":
-        return proxy.open_proxy(pathlib.Path(cache_dir or _user_cache()))
+        return proxy.open_proxy(pathlib.Path(cache_dir or cache.directory()))
     if not str(root) and not path:
         raise errors.UsageError(
             f"evaluation.datasets={name} needs evaluation.root, the folder that holds "
@@ -65,8 +65,3 @@ def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
     if kind.lower() == "csv":
         return benchmarks.open_csv(pathlib.Path(root) / path, **options)
     return benchmarks.open_benchmark(kind.lower(), pathlib.Path(root), **options)
-
-
-def _user_cache() -> pathlib.Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache).expanduser() / "arniqa_jax"
