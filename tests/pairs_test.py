@@ -322,6 +322,66 @@ def test_a_killed_worker_is_an_error_and_not_a_wait():
                 next(batches)
 
 
+# A program whose worker dies, where it may, with a lock in its hands that it shares
+# with its parent: between two of its batches the system could kill it just there.
+DYING = """
+    import functools, gc, multiprocessing, os, signal, sys
+    from multiprocessing import sharedctypes, synchronize
+    from arniqa_jax.data import pairs
+    from tests import pairs_test
+
+    class Dying:
+        def __init__(self, lock):
+            self.lock = lock
+
+        def __enter__(self):
+            self.lock.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        __exit__ = None  # never reached, but `with` asks for it
+
+    @functools.cache  # once in a process
+    def arm():
+        for each in gc.get_objects():
+            if type(each) is synchronize.Event and "event" in sys.argv:
+                each._cond = Dying(each._cond)
+            if type(each) is sharedctypes.Synchronized and "number" in sys.argv:
+                each.acquire = Dying(each.get_lock()).__enter__
+
+    class Photos(pairs_test.Photos):
+        def __getitem__(self, index):
+            if multiprocessing.parent_process():
+                arm()
+            return super().__getitem__(index)
+
+    def main():
+        source = Photos(pairs_test._flat(4).images)
+        options = {"seed": 0, "patch_size": 4, "batch_size": 2, "workers": 1}
+        with pairs.pair_batches(source, **options) as batches:
+            for _ in range(5):
+                next(batches)
+        print("closed")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.mark.parametrize("lock", ["event", "number"])
+def test_a_worker_takes_no_lock_that_its_death_would_leave_locked(tmp_path, lock):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(DYING))
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, program, lock],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
+    )
+    assert (done.stdout, done.stderr) == ("closed\n", "")
+
+
 def test_signals_are_as_before_for_the_caller():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     _take(_flat(3), 1)

@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
+import multiprocessing.sharedctypes
+import multiprocessing.synchronize
 import os
 import signal
 import threading
@@ -37,7 +39,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=workers),
-                worker_init_fn=_start_watchdog,
+                worker_init_fn=_prepare_worker,
             ).map(_out_of_shared_memory)
         self._batches = iter(dataset)
         # The first batch is fetched in a thread, so that the workers start while the
@@ -100,10 +102,24 @@ def _signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_watchdog(worker_index: int, worker_count: int) -> None:
-    """Ends a worker whose parent was killed and could not end it."""
+def _prepare_worker(worker_index: int, worker_count: int) -> None:
+    """Keeps a worker from outliving its parent, and from blocking it when it dies."""
     del worker_index, worker_count  # grain passes them
     threading.Thread(target=_end_with_parent, daemon=True, name="watchdog").start()
+    # Between two batches a worker asks an event whether to stop, and a counter whether
+    # to go elsewhere. Both take a lock that it shares with its parent: a worker killed
+    # while it holds one leaves the parent waiting for ever, in `next` or in `close`.
+    # Neither question needs the lock.
+    multiprocessing.synchronize.Event.is_set = _is_set_without_lock
+    counter = multiprocessing.sharedctypes.Synchronized
+    counter.value = counter.value.getter(lambda number: number.get_obj().value)
+
+
+def _is_set_without_lock(event: multiprocessing.synchronize.Event) -> bool:
+    is_set = event._flag.acquire(False)
+    if is_set:
+        event._flag.release()
+    return is_set
 
 
 def _end_with_parent() -> None:
