@@ -40,6 +40,9 @@ def get_config() -> ConfigDict:
     config.model.projector_norm = "none"  # batch: BatchNorm, for starts from random
     config.model.dtype = "float32"  # of the computation; bfloat16
     config.model.batch_norm_groups = 1  # 1: statistics of the global batch
+    # compute the inside of each residual block twice instead of keeping it for the
+    # gradient: less memory, more time
+    config.model.rematerialize = False
 
     config.loss = ConfigDict()
     config.loss.temperature = 0.1  # of NT-Xent

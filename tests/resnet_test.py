@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.model import resnet
+from arniqa_jax.model import convolution, resnet
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_names_map_to_those_of_torchvision():
 
 
 def test_strided_convolution_pads_on_both_sides_as_pytorch_does():
-    conv = resnet._conv(1, 3, 2, dtype=jnp.float32, name="conv")
+    conv = convolution.Conv(1, 3, 2)
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
     corner = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1)  # reads the pixel above and left
     out = conv.apply({"params": {"kernel": corner}}, image)

@@ -33,16 +33,20 @@ def test_outputs_are_float32_rows_of_length_one(dtype, images):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def test_bfloat16_is_what_the_convolutions_compute_in(images):
+def test_bfloat16_is_what_convolutions_and_products_compute_in(images):
     model = _model(dtype="bfloat16")
     program = jax.jit(lambda v: model.apply(v, images, train=False)).lower(
         _variables(model)
     )
-    convolutions = [
-        line for line in program.as_text().splitlines() if "convolution(" in line
-    ]
-    assert len(convolutions) == 12
-    assert all("bf16" in line and "f32" not in line for line in convolutions)
+    # Nine convolutions; three 1x1 ones and the projector are matrix products.
+    for operation, count in (("convolution", 9), ("dot_general", 5)):
+        lines = [
+            line
+            for line in program.as_text().splitlines()
+            if f"stablehlo.{operation}" in line
+        ]
+        assert len(lines) == count
+        assert all("bf16" in line and "f32" not in line for line in lines)
 
 
 def test_the_projector_sees_normalised_features_where_asked(images):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from arniqa_jax.model import losses, resnet, simclr
+from arniqa_jax.model import convolution, losses, resnet, simclr
 
 Weights = dict[str, Any]
 
@@ -73,7 +73,7 @@ def embed(
         x = (x - mean) / std
     x = x.astype(dtype)
     x = jax.nn.relu(_conv(x, weights["conv1"], 2))
-    x = _max_pool(x)
+    x = convolution.max_pool(x)
     blocks = sorted(name for name in weights if name.startswith("layer"))
     for name in blocks:
         downsamples = name.endswith("_0") and name != "layer1_0"
@@ -96,33 +96,4 @@ def _block(x: jax.Array, weights: Weights, stride: int) -> jax.Array:
 
 def _conv(x: jax.Array, weights: Weights, stride: int) -> jax.Array:
     kernel, bias = (weights[name].astype(x.dtype) for name in ("kernel", "bias"))
-    size = kernel.shape[0]
-    if size == 1:
-        # As a matrix product; XLA:CPU takes several times as long for the convolution.
-        y = jnp.einsum("nhwc,cd->nhwd", x[:, ::stride, ::stride], kernel[0, 0])
-    else:
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(size // 2, size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    return y + bias.reshape(1, 1, 1, -1)
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    """3x3, stride 2, of values >= 0, so that the padding may be 0."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # As maxima of shifted slices, row-wise and then column-wise: its gradient is
-    # a third of the cost of that of `reduce_window` on a CPU.
-    x = _max_of_three(x, 1)
-    return _max_of_three(x, 2)
-
-
-def _max_of_three(x: jax.Array, axis: int) -> jax.Array:
-    last = x.shape[axis] - 2
-    slices = [
-        jax.lax.slice_in_dim(x, start, last + start, 2, axis) for start in range(3)
-    ]
-    return jnp.maximum(jnp.maximum(slices[0], slices[1]), slices[2])
+    return convolution.convolve(x, kernel, stride) + bias.reshape(1, 1, 1, -1)

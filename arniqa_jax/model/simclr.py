@@ -27,6 +27,7 @@ class SimCLR(nn.Module):
       dtype: of the computation, 'float32' or 'bfloat16'; parameters, statistics,
         features and embeddings are float32.
       batch_norm_groups: see `resnet.BatchNorm.groups`.
+      rematerialize: see `resnet.ResNet.rematerialize`.
     """
 
     arch: str = "resnet50"
@@ -35,6 +36,7 @@ class SimCLR(nn.Module):
     projector_norm: str = "none"
     dtype: str = "float32"
     batch_norm_groups: int = 1
+    rematerialize: bool = False
 
     def __post_init__(self):
         for field, value, known in (
@@ -65,6 +67,7 @@ class SimCLR(nn.Module):
             resnet.ARCHITECTURES[self.arch],
             dtype=dtype,
             batch_norm_groups=self.batch_norm_groups,
+            rematerialize=self.rematerialize,
             name="encoder",
         )(x, train=train)
         features = losses.l2_normalize(pooled)

@@ -1,0 +1,156 @@
+"""Convolution and max-pooling of the ResNets, forward and backward as they run fastest.
+
+Images are NHWC, kernels HWIO. What XLA makes of the plain forms on a CPU is several
+times slower than it has to be (benchmarks/step.py); the values and the gradients are
+those of the plain forms, up to the order of the sums.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+# torchvision's: He et al. 2015, by the fan out.
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """A square convolution with PyTorch's symmetric padding and without bias.
+
+    Its one parameter has the name, the shape and the initial values that `nn.Conv`
+    would give it.
+
+    Attributes:
+      channels: of the result.
+      size: side of the kernel, odd.
+      stride: of both axes.
+      dtype: of the computation; the kernel is float32.
+    """
+
+    channels: int
+    size: int
+    stride: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
+        """Returns (N, H / stride, W / stride, channels), rounded up."""
+        shape = (self.size, self.size, x_NHWC.shape[-1], self.channels)
+        kernel = self.param("kernel", _he_normal, shape, jnp.float32)
+        return convolve(
+            x_NHWC.astype(self.dtype), kernel.astype(self.dtype), self.stride
+        )
+
+
+def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
+    """Convolves with a square kernel of odd size and symmetric padding, no bias."""
+    size = kernel_HWIO.shape[0]
+    if size == 1:
+        return _pointwise(x_NHWC, kernel_HWIO[0, 0], stride)
+    return lax.conv_general_dilated(
+        x_NHWC,
+        kernel_HWIO,
+        (stride, stride),
+        [(size // 2, size // 2)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pointwise(x_NHWC: jax.Array, kernel_IO: jax.Array, stride: int) -> jax.Array:
+    """A 1x1 convolution, as a matrix product.
+
+    XLA:CPU takes several times as long for the convolution. On an accelerator a
+    product is at least as good: no window, and the whole choice of matrix kernels.
+    """
+    return _product(x_NHWC[:, ::stride, ::stride], kernel_IO, (3,), (0,))
+
+
+def _pointwise_forward(x_NHWC, kernel_IO, stride):
+    return _pointwise(x_NHWC, kernel_IO, stride), (x_NHWC, kernel_IO)
+
+
+def _pointwise_backward(stride, residuals, dy_NHWO):
+    x_NHWC, kernel_IO = residuals
+    dx_NHWC = _product(dy_NHWO, kernel_IO, (3,), (1,))
+    if stride > 1:
+        zero = jnp.zeros((), dx_NHWC.dtype)
+        sizes = x_NHWC.shape[1:3]
+        spread = [(0, (size - 1) % stride, stride - 1) for size in sizes]
+        dx_NHWC = lax.pad(dx_NHWC, zero, [(0, 0, 0), *spread, (0, 0, 0)])
+        x_NHWC = x_NHWC[:, ::stride, ::stride]
+    # A product that contracts the leading axes is computed, on a CPU, from a transposed
+    # copy of its first operand, which costs as much as the product where that is the
+    # wide one. The slices of a strided convolution are worse still to transpose.
+    pixels = (0, 1, 2)
+    if stride > 1 or kernel_IO.shape[0] > kernel_IO.shape[1]:
+        dkernel_OI = _product(dy_NHWO, x_NHWC, pixels, pixels)
+        # Or XLA would fold the transpose into the product, and swap the operands back.
+        return dx_NHWC, lax.optimization_barrier(dkernel_OI).T
+    return dx_NHWC, _product(x_NHWC, dy_NHWO, pixels, pixels)
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _product(a: jax.Array, b: jax.Array, over_a: tuple, over_b: tuple) -> jax.Array:
+    return lax.dot_general(a, b, ((over_a, over_b), ((), ())))
+
+
+@jax.custom_vjp
+def max_pool(x_NHWC: jax.Array) -> jax.Array:
+    """The maxima of 3x3 windows, stride 2, padding 1.
+
+    The gradient of a window goes to its first maximum in row-major order, as that of
+    `lax.reduce_window` does. On a CPU, maxima of shifted slices have a third of the
+    cost of the windows forward and backward; other backends keep the windows.
+    """
+    return lax.platform_dependent(x_NHWC, cpu=_shifted_maxima, default=_window_maxima)
+
+
+def _max_pool_forward(x_NHWC):
+    return max_pool(x_NHWC), x_NHWC
+
+
+def _max_pool_backward(x_NHWC, dy_NHWC):
+    def gradient_of(form: Callable) -> Callable:
+        return lambda x, dy: jax.vjp(form, x)[1](dy)
+
+    (dx_NHWC,) = lax.platform_dependent(
+        x_NHWC,
+        dy_NHWC,
+        cpu=gradient_of(_shifted_maxima),
+        default=gradient_of(_window_maxima),
+    )
+    return (dx_NHWC,)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _window_maxima(x_NHWC: jax.Array) -> jax.Array:
+    return nn.max_pool(x_NHWC, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def _shifted_maxima(x_NHWC: jax.Array) -> jax.Array:
+    lowest = jnp.array(-jnp.inf, x_NHWC.dtype)
+    x_NHWC = lax.pad(x_NHWC, lowest, [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)])
+    # Along a row first, so that the first row wins a tie between rows.
+    return _max_of_three(_max_of_three(x_NHWC, 2), 1)
+
+
+def _max_of_three(x: jax.Array, axis: int) -> jax.Array:
+    last = x.shape[axis] - 2
+    first, second, third = (
+        lax.slice_in_dim(x, start, last + start, 2, axis) for start in range(3)
+    )
+    return _first_max(_first_max(first, second), third)
+
+
+def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Not jnp.maximum, which divides the gradient of a tie between both. A NaN of
+    # either operand is passed on, as by the windows.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)

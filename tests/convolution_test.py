@@ -1,0 +1,150 @@
+"""The layers in their fast forms, against the plain ones: values, gradients, start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from arniqa_jax.model import batch_norm, convolution, resnet
+
+
+def _value_and_gradients(function, *arguments):
+    """The result, and the gradients of its product with fixed numbers."""
+    result = function(*arguments)
+    numbers = np.random.default_rng(5).normal(size=result.shape).astype(np.float32)
+    gradients = jax.jit(
+        jax.grad(lambda args: (function(*args) * numbers).sum()),
+    )(arguments)
+    return result, *gradients
+
+
+def _assert_equal(got, expected):
+    """Within 1e-5 of the largest value: the order of the sums is another."""
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("side", [8, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [(3, 12), (12, 3)])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolution(size, channels, stride, side):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, side, side, channels[0])).astype(np.float32)
+    kernel = rng.normal(size=(size, size, *channels)).astype(np.float32)
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(size // 2, size // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    _assert_equal(
+        _value_and_gradients(
+            lambda x, k: convolution.convolve(x, k, stride), x, kernel
+        ),
+        _value_and_gradients(plain, x, kernel),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_convolution_starts_as_one_of_linen(size):
+    ours = convolution.Conv(8, size, 2, name="conv")
+    linens = nn.Conv(
+        8, (size, size), 2, size // 2, use_bias=False, name="conv",
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    )  # fmt: skip
+    x = jnp.ones((1, 8, 8, 4))
+    got, expected = (m.init(jax.random.key(3), x) for m in (ours, linens))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 2)])
+@pytest.mark.parametrize("form", [convolution._shifted_maxima, convolution.max_pool])
+def test_max_pool(form, shape):
+    # Few different values, so that nearly every window has a tie.
+    x = np.random.default_rng(0).integers(-2, 2, shape).astype(np.float32)
+    _assert_equal(
+        _value_and_gradients(form, x),
+        _value_and_gradients(convolution._window_maxima, x),
+    )
+
+
+def test_max_pool_passes_on_what_is_not_a_number():
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    x[0, 1, 1] = np.nan
+    expected = np.isnan(convolution._window_maxima(x))
+    assert expected.sum() == 4
+    np.testing.assert_array_equal(np.isnan(convolution.max_pool(x)), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm_and_relu(groups):
+    rng = np.random.default_rng(0)
+    x = rng.normal(1, 2, (4, 5, 5, 3)).astype(np.float32)
+    scale, bias = rng.normal(size=(2, 3)).astype(np.float32)
+    scale += 1
+
+    def ours(x, scale, bias):
+        norm = batch_norm.BatchNorm(groups=groups)
+        variables = {
+            "params": {"scale": scale, "bias": bias},
+            "batch_stats": {"mean": jnp.zeros(3), "var": jnp.ones(3)},
+        }
+        y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+        return batch_norm.relu(y)
+
+    def plain(x, scale, bias):
+        grouped = x.reshape(groups, -1, 3)
+        mean = grouped.mean(1, keepdims=True)
+        deviation = jnp.sqrt(grouped.var(1, keepdims=True) + 1e-5)
+        h = ((grouped - mean) / deviation).reshape(x.shape)
+        row = (1, 1, 1, 3)
+        return nn.relu(h * scale.reshape(row) + bias.reshape(row))
+
+    arguments = (x, scale, bias)
+    _assert_equal(
+        _value_and_gradients(ours, *arguments), _value_and_gradients(plain, *arguments)
+    )
+
+
+def test_rematerialisation_changes_memory_only():
+    """The same parameters by name and value, the same gradients."""
+    x = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
+    results = {}
+    for rematerialize in (False, True):
+        model = resnet.ResNet(resnet.ARCHITECTURES["tiny"], rematerialize=rematerialize)
+        variables = model.init(jax.random.key(0), x, train=False)
+
+        def loss(params, model=model, variables=variables):
+            y, updated = model.apply(
+                {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return (y**2).sum(), updated
+
+        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        program = gradient.lower(variables["params"]).as_text()
+        convolutions = program.count("stablehlo.convolution")
+        results[rematerialize] = (variables, gradient(variables["params"]))
+        # Forward 9, gradients of all kernels and of all inputs but the images' 9 + 8;
+        # and once more all inside the four blocks.
+        assert convolutions == (26 + 8 if rematerialize else 26)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        *results.values(),
+    )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_each_platform_gets_its_form_of_max_pooling_alone(platform):
+    @jax.jit
+    def gradient(x):
+        return jax.grad(lambda x: convolution.max_pool(x).sum())(x)
+
+    x = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    program = gradient.trace(x).lower(lowering_platforms=(platform,)).as_text()
+    # The other form is not there, not even behind a choice at run time.
+    assert ("select_and_scatter" in program) == (platform != "cpu")
+    assert ("stablehlo.select " in program) == (platform == "cpu")
