@@ -57,13 +57,21 @@ class Workdir:
     def settle_config(self, config: ConfigDict) -> None:
         """Writes the config of a new run, or compares it with that of the old one.
 
+        Before its first step a run can still be given any other config: one that was
+        refused, for a model that is missing, say, leaves nothing that could be mixed up.
+
         Raises:
           UsageError: a field differs that may not; all of them are listed.
         """
-        if self.config.exists():
+        if self.config.exists() and self._has_begun():
             old, new = (c.to_dict() for c in (read_config(self.path), config))
             self._compare(command.config_fields(old), command.config_fields(new))
         write_aside(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def _has_begun(self) -> bool:
+        """Whether a step was logged or saved."""
+        logged = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return logged or any(self.checkpoints.glob("[0-9]*"))
 
     def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:
         differing = [

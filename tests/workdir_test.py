@@ -16,6 +16,7 @@ from configs import pretrain
 def run(tmp_path):
     run = workdir.Workdir(tmp_path / "run")
     run.settle_config(pretrain.get_config())
+    run.metrics.write_text('{"step": 1}\n')
     return run
 
 
@@ -27,6 +28,16 @@ def _config(**changes):
 
 def test_the_config_comes_back_as_it_was(run):
     assert workdir.read_config(run.path).to_dict() == pretrain.get_config().to_dict()
+
+
+def test_a_run_that_never_began_can_be_given_another_config(run):
+    run.metrics.unlink()
+    changed = _config(**{"model.init": "random", "seed": 3})
+    run.settle_config(changed)
+    assert workdir.read_config(run.path).to_dict() == changed.to_dict()
+    (run.checkpoints / "4").mkdir(parents=True)
+    with pytest.raises(errors.UsageError, match="seed was 3 and is 27"):
+        run.settle_config(pretrain.get_config())
 
 
 @pytest.mark.parametrize(
