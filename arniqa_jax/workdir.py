@@ -58,7 +58,7 @@ class Workdir:
         """Writes the config of a new run, or compares it with that of the old one.
 
         Before its first step a run can still be given any other config: one that was
-        refused, for a model that is missing, say, leaves nothing that could be mixed up.
+        refused, for a missing model, say, leaves nothing that could be mixed up.
 
         Raises:
           UsageError: a field differs that may not; all of them are listed.
