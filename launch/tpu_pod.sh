@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Trains on a TPU slice. It is made where it is missing, and made again, the run then
+# resuming, where it was preempted. Run it in the repository, of which HEAD is installed.
+#
+#   launch/tpu_pod.sh [--dry-run] NAME --config=FILE --workdir=/mnt/share/run [FLAGS...]
+#
+# Environment: ZONE, TYPE, VERSION (of the image), SPOT (1; 0: on demand), RESTARTS (100),
+# NFS (HOST:/PATH of a file share, mounted as /mnt/share, where the workdir has to be).
+# The slice stays: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+set -euo pipefail
+
+dry_run=
+if [[ ${1:-} == --dry-run ]]; then dry_run=1 && shift; fi
+if (($# < 2)) || [[ $1 == -* ]]; then
+  echo "usage: NFS=HOST:/PATH launch/tpu_pod.sh [--dry-run] NAME FLAGS_OF_MAIN..." >&2 && exit 2
+fi
+name=$1 zone=--zone=${ZONE:-us-west4-a} && shift
+slice=("--accelerator-type=${TYPE:-v5litepod-64}" "--version=${VERSION:-v2-alpha-tpuv5-lite}")
+if [[ ${SPOT:-1} == 1 ]]; then slice+=(--spot); fi
+run() {
+  echo "${*@Q}" >&2
+  if [[ ! $dry_run ]]; then "$@"; fi
+}
+tpu() { run gcloud compute tpus tpu-vm "$@" "$zone" --quiet; }
+on_all() { tpu ssh "$name" --worker=all --command="$1"; }
+state() {
+  if [[ $dry_run ]]; then echo missing && return; fi
+  gcloud compute tpus tpu-vm describe "$name" "$zone" --format='value(state)' || echo missing
+}
+
+mount="mountpoint -q /mnt/share || { sudo apt-get -qq update && sudo apt-get -qq install nfs-common && sudo mkdir -p /mnt/share && sudo mount -t nfs '${NFS:?HOST:/PATH of a file share}' /mnt/share; }"
+# The Python of the images is older than ours; uv fetches one.
+install="rm -rf arniqa && mkdir arniqa && cd arniqa && tar -xzf ../arniqa.tar.gz && pip3 install --quiet --user uv && python3 -m uv venv --quiet --python=3.11 && python3 -m uv pip install --quiet --constraint=constraints.txt . 'jax[tpu]'"
+
+for ((attempt = 1; ; attempt++)); do
+  if [[ $(state) != READY ]]; then
+    if [[ $(state) != missing ]]; then tpu delete "$name"; fi
+    until tpu create "$name" "${slice[@]}"; do sleep 60; done # until one is free
+  fi
+  run git archive --format=tar.gz --output=arniqa.tar.gz HEAD
+  tpu scp arniqa.tar.gz "$name:" --worker=all
+  on_all "$mount"
+  # What a broken connection left running holds the workdir and the chips.
+  on_all "pkill -KILL -f '[a]rniqa_jax.main' || true; $install"
+  code=0
+  on_all "cd arniqa && .venv/bin/python -m arniqa_jax.main ${*@Q}" || code=$?
+  case $code in 0 | 2 | 130) exit "$code" ;; esac
+  if [[ $code == 1 && $(state) == READY ]] || ((attempt > ${RESTARTS:-100})); then exit "$code"; fi
+  echo "tpu_pod.sh: ended with $code; all start again (attempt $attempt)" >&2
+done

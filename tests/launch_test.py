@@ -1,0 +1,271 @@
+"""The launch scripts: dry runs, what they make of exit codes, and two real processes.
+
+The programs that they call (gcloud, srun, Python) are stood in for by scripts that
+write down how they were called and end as they are told.
+"""
+
+import os
+import pathlib
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import pytest
+import yaml
+
+from arniqa_jax import command, main
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_LAUNCH = _ROOT / "launch"
+_FLAGS = ["--config=configs/pod.py", "--workdir=a run", "--config.seed=3"]
+# Ends with the next line of the file with its codes, of which the last one stays.
+_STAND_IN = """#!/usr/bin/env bash
+cd "$(dirname "$0")"
+echo "$(basename "$0") ${*@Q}" >> calls
+case "$*" in *create_server*) echo 1234 ;; *describe*) cat state ;; esac
+case "$*" in *arniqa_jax.main*) ;; *) exit 0 ;; esac
+codes=codes
+if [[ ${!#} == --process_id=1 ]]; then codes=codes_1; fi
+code=$(head -n 1 $codes)
+if (($(wc -l < $codes) > 1)); then sed -i 1d $codes; fi
+case $code in
+  KILL) kill -KILL $$ ;;
+  WAIT) trap 'exit 75' TERM; trap 'exit 130' INT; echo $$ >> waiting
+        for ((i = 0; i < 600; i++)); do sleep 0.1; done ;;
+esac
+exit "$code"
+"""
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Puts the stand-ins first into PATH; returns their directory."""
+    for name in ("gcloud", "git", "srun", "scontrol", "python"):
+        (tmp_path / name).write_text(_STAND_IN)
+        (tmp_path / name).chmod(0o755)
+    for name, content in (("codes", "0"), ("codes_1", "0"), ("state", "READY")):
+        (tmp_path / name).write_text(content + "\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHON", "python")
+    monkeypatch.setenv("RESTARTS", "3")
+    monkeypatch.setenv("NFS", "10.0.0.2:/share")
+    return tmp_path
+
+
+def _calls(stand_ins) -> list[list[str]]:
+    """The calls so far that are more than a question."""
+    path = stand_ins / "calls"
+    calls = path.read_text().splitlines() if path.exists() else []
+    return [
+        shlex.split(call)
+        for call in calls
+        if "create_server" not in call and "describe" not in call
+    ]
+
+
+def _launch(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", _LAUNCH / script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        timeout=60,
+    )
+
+
+def _fields_of(words: list[str]) -> dict[str, object]:
+    """What main's own parser makes of the command, and raises for what it has not."""
+    values = runpy.run_path(main.__file__)["FLAGS"]  # untouched ones
+    start = words.index("arniqa_jax.main")
+    assert words[start - 1] == "-m"
+    with mock.patch.object(sys, "argv", words[start:]):  # ml_collections looks there
+        assert command.parse_flags(sys.argv, values) == []
+    return {name: values[name].value for name in values}
+
+
+@pytest.mark.parametrize("path", sorted(_LAUNCH.glob("*.sh")), ids=lambda p: p.name)
+def test_a_script_is_short_and_strict(path):
+    lines = path.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and len(lines) < 60
+    assert "set -euo pipefail" in lines and os.access(path, os.X_OK)
+    subprocess.run(
+        [pathlib.Path(sys.executable).with_name("shellcheck"), path], check=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "first"),
+    [("local.sh", ["2"]), ("slurm.sh", []), ("tpu_pod.sh", ["pod"])],
+)
+def test_a_dry_run_prints_what_a_run_does(stand_ins, script, first):
+    dry = _launch(script, "--dry-run", *first, *_FLAGS)
+    assert dry.returncode == 0, dry.stderr
+    assert _calls(stand_ins) == []
+    printed = [shlex.split(line) for line in (dry.stdout + dry.stderr).splitlines()]
+    if script == "slurm.sh":
+        (stand_ins / "codes").write_text("75\n")
+    if script == "tpu_pod.sh":
+        (stand_ins / "state").write_text("missing\n")
+    _launch(script, *first, *_FLAGS)
+    done = _calls(stand_ins)
+    if script == "local.sh":
+        printed = sorted(words[words.index("python") :] for words in printed)
+    assert printed == sorted(done) if script == "local.sh" else printed == done
+
+
+def test_local_starts_what_main_understands():
+    dry = _launch("local.sh", "--dry-run", "2", *_FLAGS)
+    for process_id, line in enumerate(dry.stdout.splitlines()):
+        fields = _fields_of(shlex.split(line))
+        assert fields["num_processes"] == 2 and fields["process_id"] == process_id
+        assert fields["coordinator"].startswith("127.0.0.1:")
+        assert fields["workdir"] == "a run" and fields["config"].seed == 3
+    assert process_id == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "starts"),
+    [
+        (("0", "0"), 0, 1),
+        (("75 0", "75 0"), 0, 2),
+        (("0", "KILL 0"), 0, 2),
+        (("75 0", "KILL 0"), 0, 2),  # 75 is that of a process that has lost another
+        (("75", "75"), 75, 4),
+        (("1", "75"), 1, 1),
+        (("75", "2"), 2, 1),
+        (("130", "130"), 130, 1),
+    ],
+)
+def test_local_starts_again(stand_ins, codes, code, starts):
+    for name, each in zip(("codes", "codes_1"), codes, strict=True):
+        (stand_ins / name).write_text(each.replace(" ", "\n") + "\n")
+    done = _launch("local.sh", "2", *_FLAGS)
+    assert done.returncode == code, done.stderr
+    assert len(_calls(stand_ins)) == 2 * starts
+    assert done.stderr.count("all start again") == starts - 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_local_ends_with_its_processes(stand_ins, number, code):
+    for name in ("codes", "codes_1"):
+        (stand_ins / name).write_text("WAIT\n")
+    with subprocess.Popen([_LAUNCH / "local.sh", "2", *_FLAGS], cwd=_ROOT) as script:
+        processes = _wait_for(lambda: _waiting(stand_ins))
+        script.send_signal(number)
+    assert script.returncode == code
+    _wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in processes))
+    assert len(_calls(stand_ins)) == 2
+
+
+def _waiting(stand_ins) -> list[str]:
+    """The two processes, once both are there."""
+    path = stand_ins / "waiting"
+    processes = path.read_text().split() if path.exists() else []
+    return processes if len(processes) == 2 else []
+
+
+def _wait_for(condition):
+    """What it returns once it is true; far longer than that should need."""
+    for _ in range(600):
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(condition)
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "requeued"),
+    [
+        ("0", 0, 0),
+        ("75", 0, 1),
+        ("137", 2, 1),
+        ("75", 3, 0),
+        ("1", 0, 0),
+        ("130", 0, 0),
+    ],
+)
+def test_slurm_requeues(stand_ins, monkeypatch, code, restarts, requeued):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+    (stand_ins / "codes").write_text(code + "\n")
+    done = _launch("slurm.sh", *_FLAGS)
+    srun, *others = _calls(stand_ins)
+    assert srun[0] == "srun" and _fields_of(srun)["config"].seed == 3
+    assert others == [["scontrol", "requeue", "17"]] * requeued
+    assert done.returncode == (0 if requeued else int(code)), done.stderr
+
+
+def test_slurm_asks_for_a_signal_before_its_limit():
+    lines = (_LAUNCH / "slurm.sh").read_text().splitlines()
+    options = [line.split()[1] for line in lines if line.startswith("#SBATCH")]
+    assert {"--signal=TERM@300", "--requeue", "--open-mode=append"} <= set(options)
+    # sbatch reads no further than the first command.
+    assert lines.index("set -euo pipefail") > lines.index(f"#SBATCH {options[-1]}")
+
+
+@pytest.mark.parametrize(
+    ("codes", "state", "code", "starts"),
+    [
+        ("0", "READY", 0, 1),
+        ("75 0", "READY", 0, 2),
+        ("255 0", "PREEMPTED", 0, 2),
+        ("1", "READY", 1, 1),
+        ("1 0", "PREEMPTED", 0, 2),
+        ("2", "PREEMPTED", 2, 1),
+        ("75", "READY", 75, 4),
+    ],
+)
+def test_tpu_pod_starts_again(stand_ins, codes, state, code, starts):
+    (stand_ins / "codes").write_text(codes.replace(" ", "\n") + "\n")
+    (stand_ins / "state").write_text(state + "\n")
+    done = _launch("tpu_pod.sh", "pod", *_FLAGS)
+    assert done.returncode == code, done.stderr
+    kinds = [call[4] if call[0] == "gcloud" else call[0] for call in _calls(stand_ins)]
+    made = {"READY": [], "PREEMPTED": ["delete", "create"]}[state]
+    assert kinds == [*made, "git", "scp", "ssh", "ssh", "ssh"] * starts
+    (run,) = [word for word in _calls(stand_ins)[-1] if word.startswith("--command")]
+    assert _fields_of(shlex.split(run))["workdir"] == "a run"
+
+
+@pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_pod.sh"])
+def test_wrong_use(stand_ins, script):
+    done = _launch(script)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ") and _calls(stand_ins) == []
+
+
+def test_the_job_set_refers_to_what_there_is():
+    job_set = yaml.safe_load((_LAUNCH / "gke_jobset.yaml").read_text())
+    assert job_set["kind"] == "JobSet"
+    (job,) = (each["template"]["spec"] for each in job_set["spec"]["replicatedJobs"])
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    # The topology is that of all chips of all hosts.
+    x, y = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    assert int(x) * int(y) == chips * job["parallelism"]
+    assert job["completions"] == job["parallelism"] and job["backoffLimit"] == 0
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    final = {command.FAILURE, command.WRONG_USE, command.INTERRUPTED}
+    assert set(rule["onExitCodes"]["values"]) == final
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    assert volume["name"] == mount["name"]
+    copy_, change, install, run = (
+        shlex.split(line, comments=True)
+        for line in container["args"][0].replace("\\\n", "").splitlines()
+    )
+    assert copy_[:2] == ["cp", "-r"] and copy_[3] == change[1]
+    assert (_ROOT / "constraints.txt").exists()
+    assert "--constraint=constraints.txt" in install
+    fields = _fields_of(run)
+    for path in (copy_[2], fields["workdir"], fields["config"].data.root):
+        assert path.startswith(mount["mountPath"] + "/")
