@@ -60,6 +60,7 @@ def run(
         code = main(arguments)
         # Where standard output is a full disk or a closed pipe, say so before the end.
         sys.stdout.flush()
+        sys.exit(code or SUCCESS)
     except errors.ArniqaError as error:
         code = report(error, error.exit_code)
     except KeyboardInterrupt:
@@ -71,7 +72,46 @@ def run(
     except OSError as error:
         # A full disk, a missing permission: the operating system names the file.
         code = report(error, FAILURE)
-    sys.exit(code or SUCCESS)
+    if "arniqa_jax.agreement" in sys.modules:
+        # One of several processes must not wait for the others, which wait for it.
+        sys.modules["arniqa_jax.agreement"].leave(code)
+    sys.exit(code)
+
+
+class ProcessFlags:
+    """The flags of a command that several processes can run together."""
+
+    def __init__(self, flag_values: flags.FlagValues):
+        self._coordinator = flags.DEFINE_string(
+            "coordinator",
+            None,
+            "HOST:PORT of process 0, of several; not needed on TPUs, Slurm, Open MPI.",
+            flag_values=flag_values,
+        )
+        self._num_processes = flags.DEFINE_integer(
+            "num_processes", None, "How many there are.", flag_values=flag_values
+        )
+        self._process_id = flags.DEFINE_integer(
+            "process_id", None, "Which this one is, from 0.", flag_values=flag_values
+        )
+        self._heartbeat_seconds = flags.DEFINE_integer(
+            "heartbeat_seconds",
+            60,
+            "After so long without a word a process is dead, and the others end.",
+            lower_bound=5,
+            flag_values=flag_values,
+        )
+
+    def start(self) -> None:
+        """Joins the processes; comes before any other use of JAX."""
+        from arniqa_jax import sharding
+
+        sharding.start_processes(
+            self._coordinator.value,
+            self._num_processes.value,
+            self._process_id.value,
+            heartbeat_seconds=self._heartbeat_seconds.value,
+        )
 
 
 def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:

@@ -42,6 +42,7 @@ CHECKPOINT = flags.DEFINE_string(
     "best (by validation), last, a step, or untrained.",
     flag_values=FLAGS,
 )
+PROCESSES = command.ProcessFlags(FLAGS)
 COMPARE = flags.DEFINE_string(
     "compare",
     None,
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> int:
             "--config and --workdir are needed, for example "
             "--config=configs/evaluate.py --workdir=runs/first"
         )
+    PROCESSES.start()
     return evaluate(
         CONFIG.value, WORKDIR.value, MODEL.value or WORKDIR.value, CHECKPOINT.value
     )
@@ -79,7 +81,9 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> i
       model: workdir or model directory of the encoder.
       checkpoint: which encoder of it.
     """
-    from arniqa_jax import encoders, model_directory, sharding
+    import jax
+
+    from arniqa_jax import agreement, encoders, model_directory, sharding
     from arniqa_jax.evaluation import figures, protocol, regressors, report
     from arniqa_jax.evaluation.features import Extractor
     from arniqa_jax.workdir import Workdir
@@ -87,6 +91,7 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> i
     encoder = encoders.load(model, checkpoint)
     benchmarks = _open_benchmarks(config)
     place = Workdir(workdir)
+    writes = jax.process_index() == 0
     options = {
         "cache_dir": place.features,
         "mesh": sharding.make_mesh(),
@@ -103,17 +108,20 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> i
             data_efficiency=config.evaluation.data_efficiency,
         )
         directory = report.new_directory(place.results, results)
-        report.write(results, directory, config.to_dict())
-        print(report.terminal_table(results))
+        if writes:
+            report.write(results, directory, config.to_dict())
+            print(report.terminal_table(results))
         if config.evaluation.figures and not full_reference:
             extractor = Extractor(encoder, **options)
             figures.write(results, benchmarks, extractor, directory / "figures")
-        if model_directory.is_model_directory(pathlib.Path(model)):
+        if writes and model_directory.is_model_directory(pathlib.Path(model)):
             # Whoever passes the model on passes these on too.
             place_of_model = pathlib.Path(model) / "regressors"
             for name in regressors.add_missing(results, place_of_model):
                 print(f"regressor {name} added to {model}")
-        print(f"written to {directory}")
+        if writes:
+            print(f"written to {directory}")
+    agreement.wait_for_all("the evaluation is written")
     return command.SUCCESS
 
 

@@ -22,15 +22,7 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run, made where missing.", flag_values=FLAGS
 )
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, of several.", flag_values=FLAGS
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes there are.", flag_values=FLAGS
-)
-PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Which of them this one is, from 0.", flag_values=FLAGS
-)
+PROCESSES = command.ProcessFlags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
@@ -42,9 +34,9 @@ def main(arguments: list[str]) -> int:
             "--config and --workdir are needed, for example "
             "--config=configs/pretrain.py --workdir=runs/first"
         )
-    from arniqa_jax import sharding, train
+    from arniqa_jax import train
 
-    sharding.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    PROCESSES.start()
     return train.run(CONFIG.value, WORKDIR.value)
 
 

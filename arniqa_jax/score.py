@@ -59,18 +59,7 @@ BATCH_SIZE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
-COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "HOST:PORT of process 0, where several share the work.",
-    flag_values=FLAGS,
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "How many processes there are.", flag_values=FLAGS
-)
-PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Which of them this is, from 0.", flag_values=FLAGS
-)
+PROCESSES = command.ProcessFlags(FLAGS)
 # Seconds between two lines about progress where there is no terminal.
 _LINE_EVERY = 30.0
 
@@ -82,10 +71,9 @@ def main(arguments: list[str]) -> int:
             "a model and something to score are needed, for example --model=kadid10k "
             "photos/"
         )
-    from arniqa_jax import sharding
     from arniqa_jax.scoring import parts, scorer
 
-    sharding.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    PROCESSES.start()
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     share = parts.Share.of_this_process(output)
     model = scorer.load(MODEL.value, crops=CROPS.value, batch_size=BATCH_SIZE.value)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arniqa_jax import (
+    agreement,
     encoders,
     errors,
     metrics_log,
@@ -76,7 +77,8 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
     _check(config)
     workdir = Workdir(workdir_path)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workdir.lock())
+        stack.enter_context(agreement.losses_of_processes_said())
+        agreement.on_first_process(lambda: stack.enter_context(workdir.lock()))
         mesh = sharding.make_mesh()
         sharding.check_batch_size(
             config.train.batch_size, mesh, config.train.accumulation
@@ -88,7 +90,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
             allow_partial=config.evaluation.allow_partial,
             seed=config.seed,
         )
-        workdir.settle_config(config)
+        agreement.on_first_process(lambda: workdir.settle_config(config))
         checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())
         stack.callback(checkpoints.close)
         return _Run(config, workdir, mesh, source, benchmarks, checkpoints).execute()
@@ -167,6 +169,7 @@ class _Run:
             weight_decay=config.optimizer.weight_decay,
         )
         self._writes = jax.process_index() == 0
+        self._agreed_stop: int | None = None
 
     def execute(self) -> int:
         """Trains from where the run stands, then evaluates; returns the exit code."""
@@ -182,7 +185,7 @@ class _Run:
         )
         with contextlib.closing(self._log), logging_redirect_tqdm():
             tested = any("test" in line for line in self._log.history)
-            if start == self._plan.total and tested:
+            if start == self._plan.total and agreement.agree(tested):
                 logging.info(
                     "%s is finished at step %d: nothing is left to do. Its tables are "
                     "in %s; for more steps raise train.steps or train.epochs",
@@ -200,11 +203,11 @@ class _Run:
     def _restore(self) -> TrainState:
         """The latest checkpoint, or the initial state where there is none."""
         replicated = sharding.replicated(self._mesh)
-        latest = self._checkpoints.latest
-        if latest is None:
+        latest = agreement.agree(self._checkpoints.latest or 0)
+        if latest == 0:
             variables = encoders.initial_variables(self._config)
             state = train_step.initial_state(variables, self._optimizer)
-            return jax.device_put(state, replicated)
+            return sharding.replicate(state, self._mesh)
         logging.info("resuming at step %d", latest)
         abstract = jax.eval_shape(
             lambda v: train_step.initial_state(v, self._optimizer),
@@ -232,7 +235,10 @@ class _Run:
             self._clock = time.monotonic()
             for step in range(start, plan.total + 1):
                 last = step == plan.total
-                exit_code = stop.exit_code
+                # None of several processes may stop alone: a wish travels with the next
+                # batch, and all come to know it from the metrics of that step.
+                alone = jax.process_count() == 1
+                exit_code = stop.exit_code if alone else self._agreed_stop
                 stopping = last or exit_code is not None
                 new = step > start
                 evaluate = new and _due(step, plan.evaluate_every, last)
@@ -253,7 +259,11 @@ class _Run:
                 batch = next(batches)
                 data_wait = time.monotonic() - started
                 bad_photographs.update(batch)
+                wish = np.int32(stop.exit_code or 0)
+                batch["stop"] = np.full_like(batch["seed"], wish, np.int32)
                 on_device = {name: batch[name] for name in train_step.BATCH}
+                # While the step before runs, its metrics being waited for below, this
+                # batch travels and this step is queued.
                 on_device = sharding.put_batch(on_device, self._mesh)
                 state, metrics, preview = step_fn(state, on_device)
                 self._log_step(pending)
@@ -283,6 +293,7 @@ class _Run:
         if pending is None:
             return
         metrics = {name: pending.metrics[name].item() for name in train_step.METRICS}
+        self._agreed_stop = pending.metrics["stop"].item() or None
         # From the end of the step before: the next one is already on the device.
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
@@ -351,11 +362,10 @@ class _Run:
                 directory = report.new_directory(self._workdir.results, evaluated)
                 report.write(evaluated, directory, self._config.to_dict())
             results.append(evaluated)
-        print(report.terminal_table(evaluated))
-        if random:
-            print(f"\n{report.side_by_side(*results)}")
         if self._writes:
+            print(report.terminal_table(evaluated))
             if random:
+                print(f"\n{report.side_by_side(*results)}")
                 report.write_comparison(*results, self._workdir.results / "comparison")
             # A batch of N pairs has 4N embeddings, and each 4N - 1 others.
             chance = math.log(4 * self._config.train.batch_size - 1)
@@ -367,3 +377,4 @@ class _Run:
             print(f"\nwritten to {self._workdir.path}: results/, pictures/")
         srcc = {d.name: d.figures["srcc"].median for d in evaluated.datasets}
         self._log.evaluation(self._plan.total, "test", srcc)
+        agreement.wait_for_all("the run is written")

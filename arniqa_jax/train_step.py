@@ -4,6 +4,7 @@ Shapes: N pairs of photographs, each seen in 2 views (A and B) at 2 scales, so t
 view has M = 2N crops and the loss sees 2M = 4N embeddings.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,10 +18,12 @@ from jax.sharding import PartitionSpec as P
 from arniqa_jax import degradation, sharding
 from arniqa_jax.model import losses, simclr
 
-# What a step needs of a batch.
-BATCH = ("images", "seed", "skipped")
-# What a step measures, scalars. `nonfinite` is the share of gradient values that are
-# not finite; `bad_photos` the number of unreadable photographs that the batch met.
+# What a step needs of a batch; `stop`, an exit code for each pair or 0, is how one of
+# several processes asks all to end.
+BATCH = ("images", "seed", "skipped", "stop")
+# What a step measures, scalars, besides the highest `stop`. `nonfinite` is the share of
+# gradient values that are not finite; `bad_photos` the number of unreadable photographs
+# that the batch met.
 METRICS = (
     "loss",
     "learning_rate",
@@ -132,11 +135,19 @@ def make_step(
 
     Returns:
       step(state, batch) -> (state, metrics, preview), the metrics being those named in
-      `METRICS`.
+      `METRICS`, and `stop`.
     """
 
     def degrade_shard(batch):
         return degrade(jax.random.key(seed), batch, **degradation_options)
+
+    # The partitioner would hold the similarities of all rows on every device.
+    contrast_fn = jax.shard_map(
+        functools.partial(losses.contrast, temperature=temperature, axis="data"),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P(),
+    )
 
     def step(state: TrainState, batch):
         # No communication: each device degrades its own pairs. The loops of the chains
@@ -153,18 +164,17 @@ def make_step(
         view_a, view_b = (
             crops[:, view].reshape(-1, *crops.shape[3:]) for view in (0, 1)
         )
-        loss, (a, b, batch_stats), grads = _gradients(
-            model, state, view_a, view_b, temperature, accumulation
+        contrast, batch_stats, grads = _gradients(
+            model, state, view_a, view_b, contrast_fn, accumulation
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": loss,
+            **contrast._asdict(),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "grad_norm": optax.tree.norm(grads),
-            "alignment": losses.alignment(a, b),
-            "uniformity": losses.uniformity(jnp.concatenate([a, b])),
             "nonfinite": _share_nonfinite(grads),
             "bad_photos": batch["skipped"].sum(),
+            "stop": batch["stop"].max(),
         }
         state = TrainState(
             step=state.step + 1,
@@ -183,8 +193,8 @@ def make_step(
     )
 
 
-def _gradients(model, state: TrainState, view_a, view_b, temperature, accumulation):
-    """Loss, (embeddings A, embeddings B, batch statistics) and gradients.
+def _gradients(model, state: TrainState, view_a, view_b, contrast_fn, accumulation):
+    """The contrast of the embeddings, new batch statistics, gradients of the loss.
 
     With `accumulation` chunks, the batch is embedded chunk by chunk, the loss is that
     of all embeddings together, and a second pass brings its gradient back through each
@@ -198,14 +208,19 @@ def _gradients(model, state: TrainState, view_a, view_b, temperature, accumulati
         )
         return (a, b), batch_stats
 
+    def loss_of(a, b):
+        contrast = contrast_fn(a, b)
+        return contrast.loss, contrast
+
     if accumulation == 1:
 
         def loss_fn(params):
             (a, b), batch_stats = embed(params, state.batch_stats, view_a, view_b)
-            return losses.nt_xent(a, b, temperature), (a, b, batch_stats)
+            loss, contrast = loss_of(a, b)
+            return loss, (contrast, batch_stats)
 
-        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        return loss, aux, grads
+        grads, aux = jax.grad(loss_fn, has_aux=True)(state.params)
+        return *aux, grads
 
     def split(x):
         # By pairs, so that both scales of a pair share a chunk; and every chunk takes
@@ -225,7 +240,7 @@ def _gradients(model, state: TrainState, view_a, view_b, temperature, accumulati
 
     batch_stats, z_chunks = jax.lax.scan(embed_chunk, state.batch_stats, chunks)
     a, b = (join(z) for z in z_chunks)
-    loss, z_grads = jax.value_and_grad(losses.nt_xent, (0, 1))(a, b, temperature)
+    z_grads, contrast = jax.grad(loss_of, (0, 1), has_aux=True)(a, b)
 
     def pull_back(grads, chunk_and_gradient):
         chunk, z_grad = chunk_and_gradient
@@ -237,7 +252,7 @@ def _gradients(model, state: TrainState, view_a, view_b, temperature, accumulati
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     chunk_grads = tuple(split(g) for g in z_grads)
     grads, _ = jax.lax.scan(pull_back, zeros, (chunks, chunk_grads))
-    return loss, (a, b, batch_stats), grads
+    return contrast, batch_stats, grads
 
 
 def _share_nonfinite(tree) -> jax.Array:

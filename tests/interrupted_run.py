@@ -1,6 +1,6 @@
-"""Runs the main command and kills it with SIGKILL at a chosen moment.
+"""Runs the main command and kills it with SIGKILL, or another signal, at some moment.
 
-    python tests/interrupted_run.py MOMENT:STEP FLAGS_OF_MAIN...
+    python tests/interrupted_run.py MOMENT:STEP[:SIGNAL] FLAGS_OF_MAIN...
 
 MOMENT is `step` (while the metrics of this step are written), `save` (just after the
 writing of this checkpoint has begun), `evaluation` (with half of the features of the
@@ -14,11 +14,7 @@ import sys
 from arniqa_jax import command, main
 
 
-def _die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _arm(moment: str, at: int) -> None:
+def _arm(moment: str, at: int, number: signal.Signals) -> None:
     """Replaces what is called at the moment by something that dies in it."""
     from arniqa_jax import checkpoints, metrics_log
     from arniqa_jax.evaluation import feature_store, protocol
@@ -26,6 +22,9 @@ def _arm(moment: str, at: int) -> None:
     write = metrics_log.MetricsLog.step
     save = checkpoints.Checkpoints.save
     validate = protocol.validate
+
+    def _die():
+        os.kill(os.getpid(), number)
 
     def write_or_die(self, step, metrics):
         if step == at:
@@ -61,8 +60,9 @@ def _arm(moment: str, at: int) -> None:
 
 def armed_main(arguments: list[str]) -> int:
     """`main`, once the moment is set; not before, so that flags are checked first."""
-    moment, _, at = MOMENT.partition(":")
-    _arm(moment, int(at or 0))
+    moment, _, rest = MOMENT.partition(":")
+    at, _, name = rest.partition(":")
+    _arm(moment, int(at or 0), signal.Signals[name or "SIGKILL"])
     return main.main(arguments)
 
 

@@ -1,9 +1,12 @@
 """NT-Xent and the measures of an embedding, against float64 recomputation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from arniqa_jax.model import losses
 
@@ -60,14 +63,66 @@ def test_a_zero_row_has_a_finite_gradient():
 
 def test_alignment_of_equal_and_opposite_pairs():
     a, _ = _views(4, 3)
-    np.testing.assert_allclose(losses.alignment(a, 2 * a), 0, atol=1e-6)
-    np.testing.assert_allclose(losses.alignment(a, -a), 4, rtol=1e-6)
+    alike, opposite = (losses.contrast(a, b).alignment for b in (2 * a, -a))
+    np.testing.assert_allclose(alike, 0, atol=1e-6)
+    np.testing.assert_allclose(opposite, 4, rtol=1e-6)
 
 
 def test_uniformity_is_its_definition():
-    z, _ = _views(7, 4)
-    z64 = z / np.linalg.norm(z.astype(np.float64), axis=1, keepdims=True)
-    distances = ((z64[:, None] - z64[None]) ** 2).sum(-1)
-    off_diagonal = distances[~np.eye(7, dtype=bool)]
+    a, b = _views(7, 4)
+    z = np.concatenate([a, b]).astype(np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    distances = ((z[:, None] - z[None]) ** 2).sum(-1)
+    off_diagonal = distances[~np.eye(14, dtype=bool)]
     expected = np.log(np.exp(-2 * off_diagonal).mean())
-    np.testing.assert_allclose(losses.uniformity(z), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.contrast(a, b).uniformity, expected, rtol=1e-5)
+
+
+def _plain(a, b, temperature):
+    """NT-Xent with all similarities at once, for JAX to differentiate."""
+    a, b = losses.l2_normalize(a), losses.l2_normalize(b)
+    z = jnp.concatenate([a, b])
+    logits = jnp.matmul(z, z.T, precision="highest") / temperature
+    logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, logits)
+    positives = jnp.sum(a * b, axis=-1) / temperature
+    return jax.nn.logsumexp(logits, axis=-1).mean() - positives.mean()
+
+
+def _over_devices(a, b, temperature):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.shard_map(
+        functools.partial(losses.contrast, temperature=temperature, axis="data"),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P(),
+    )(a, b).loss
+
+
+@pytest.mark.parametrize("rows", [64, 512])
+@pytest.mark.parametrize("form", [losses.nt_xent, _over_devices])
+def test_loss_and_gradients_by_blocks_are_those_of_the_plain_form(
+    monkeypatch, form, rows
+):
+    a, b = _views(rows // 2, 16)
+    value_and_grad = functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
+    expected, expected_grads = jax.jit(value_and_grad(_plain))(a, b, 0.1)
+    # Blocks of seven rows, the last one shorter.
+    monkeypatch.setattr(losses, "_BLOCK_BYTES", 4 * rows * 7)
+    loss, grads = jax.jit(value_and_grad(form))(a, b, 0.1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for grad, wanted in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_no_device_holds_all_similarities(monkeypatch):
+    rows = 1024
+    monkeypatch.setattr(losses, "_BLOCK_BYTES", 4 * rows * 16)
+    views = [jax.ShapeDtypeStruct((rows // 2, 16), jnp.float32)] * 2
+    bytes_of = {}
+    for form in (_plain, losses.nt_xent, _over_devices):
+        grad = jax.jit(lambda a, b, form=form: jax.grad(form, (0, 1))(a, b, 0.1))
+        memory = grad.lower(*views).compile().memory_analysis()
+        bytes_of[form] = memory.temp_size_in_bytes
+    assert bytes_of[_plain] > 4 * rows**2
+    assert bytes_of[losses.nt_xent] < rows**2
+    assert bytes_of[_over_devices] < rows**2

@@ -80,6 +80,25 @@ def test_batch_norm_groups_are_normalised_apart():
     np.testing.assert_allclose(updated["batch_stats"]["mean"], mean, rtol=1e-5)
 
 
+def test_batch_norm_views_are_as_if_one_came_after_the_other():
+    x = np.random.default_rng(0).normal(size=(8, 3, 3, 2)).astype(np.float32)
+    x[1::2] += 10
+    y, updated = _normalise(x, views=2, groups=2)
+    statistics, norm = None, resnet.BatchNorm(groups=2)
+    for view in (0, 1):
+        alone, once = _normalise(x[view::2], groups=2)
+        np.testing.assert_allclose(y[view::2], alone, atol=1e-6)
+        if view == 1:
+            variables = {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}
+            _, once = norm.apply(
+                variables | statistics, x[1::2], train=True, mutable=["batch_stats"]
+            )
+        statistics = once
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updated, statistics
+    )
+
+
 def test_batch_norm_groups_that_do_not_divide_are_an_error():
     with pytest.raises(errors.UsageError, match=r"groups=4.*found 6"):
         _normalise(np.ones((6, 2, 2, 1), np.float32), groups=4)

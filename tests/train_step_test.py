@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 
 from arniqa_jax import degradation, schedules, sharding, train_step
 from arniqa_jax.model import losses, simclr
+from benchmarks import scaling
 
 _OPTIONS = {"max_distortions": 4, "num_levels": 5, "pristine_prob": 0.05, "tile": 0}
 _MODEL = simclr.SimCLR(arch="tiny", embedding_dim=16)
@@ -37,6 +38,8 @@ def _batch(step: int) -> dict[str, np.ndarray]:
         "images": images,
         "seed": rng.integers(2**32, size=_PAIRS, dtype=np.uint32),
         "skipped": np.full((_PAIRS, 2), step, np.int32),
+        # One of the pairs brings the wish to stop.
+        "stop": np.where(np.arange(_PAIRS) == 5, 75 * (step == 3), 0).astype(np.int32),
     }
 
 
@@ -83,9 +86,14 @@ def one_device():
     return _run(1)
 
 
-def test_eight_devices_compute_what_one_computes(one_device):
+@pytest.fixture(scope="module")
+def eight_devices():
+    return _run(8)
+
+
+def test_eight_devices_compute_what_one_computes(one_device, eight_devices):
     state, history, *_ = one_device
-    sharded_state, sharded_history, *_ = _run(8)
+    sharded_state, sharded_history, *_ = eight_devices
     for metrics, sharded in zip(history, sharded_history, strict=True):
         np.testing.assert_allclose(sharded["loss"], metrics["loss"], rtol=1e-5)
     # Not the momentum: where a distortion leaves flat areas, rounding decides which of
@@ -98,14 +106,34 @@ def test_eight_devices_compute_what_one_computes(one_device):
         )
 
 
+def test_what_eight_devices_exchange_in_a_step(eight_devices):
+    state, _, _, step = eight_devices
+    program = step.lower(state, sharding.put_batch(_batch(0), _mesh(8))).compile()
+    found = scaling.collectives(program.as_text())
+    assert {one.kind for one in found} == {"all-reduce", "all-gather"}
+    *small, gradients = sorted(one.bytes for one in found if one.kind == "all-reduce")
+    parameters, statistics = (
+        4 * sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in (state.params, state.batch_stats)
+    )
+    # Once, all of them together, though two views have gone through every layer.
+    np.testing.assert_allclose(gradients, parameters, rtol=0.01)
+    # Two numbers per channel of a layer, of two views, there and back; and scalars.
+    assert 4 * statistics <= sum(small) < 4 * statistics + 64
+    # The embeddings, and two numbers for each of their rows; no images.
+    gathers = [one.shapes for one in found if one.kind == "all-gather"]
+    assert gathers == [((4 * _PAIRS, 16),), ((4 * _PAIRS, 2),)]
+
+
 def test_the_step_compiles_once_and_learns(one_device):
     state, history, _, step = one_device
     assert step._cache_size() == 1
     assert state.step == 5
-    assert set(history[0]) == set(train_step.METRICS)
+    assert set(history[0]) == {*train_step.METRICS, "stop"}
     assert all(metrics["nonfinite"] == 0 for metrics in history)
     assert all(metrics["learning_rate"] == np.float32(1e-3) for metrics in history)
     assert [metrics["bad_photos"] for metrics in history] == [0, 16, 32, 48, 64]
+    assert [metrics["stop"] for metrics in history] == [0, 0, 0, 75, 0]
     # The statistics were updated twice a step, from 0 and 1.
     assert np.abs(state.batch_stats["encoder"]["bn1"]["mean"]).min() > 0
 
@@ -161,8 +189,8 @@ def test_chunks_change_only_what_batch_norm_sees():
     )
     state = _state(optimizer)
     views = jax.random.uniform(jax.random.key(3), (2, 8, 32, 32, 3))
-    loss, (a, b, statistics), grads = jax.jit(
-        lambda s, v: train_step._gradients(_MODEL, s, v[0], v[1], 0.1, 2)
+    contrast, statistics, grads = jax.jit(
+        lambda s, v: train_step._gradients(_MODEL, s, *v, losses.contrast, 2)
     )(state, views)
 
     def directly(params):
@@ -176,13 +204,12 @@ def test_chunks_change_only_what_batch_norm_sees():
             )
             embeddings.append(z)
         a, b = (jnp.concatenate(z)[order] for z in zip(*embeddings, strict=True))
-        return losses.nt_xent(a, b, 0.1), (a, b, batch_stats)
+        contrast = losses.contrast(a, b)
+        return contrast.loss, (contrast, batch_stats)
 
-    (expected, aux), expected_grads = jax.jit(
-        jax.value_and_grad(directly, has_aux=True)
-    )(state.params)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    for got, wanted in (((a, b, statistics), aux), (grads, expected_grads)):
+    expected_grads, expected = jax.jit(jax.grad(directly, has_aux=True))(state.params)
+    np.testing.assert_allclose(contrast.loss, expected[0].loss, rtol=1e-5)
+    for got, wanted in (((contrast, statistics), expected), (grads, expected_grads)):
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), got, wanted
         )

@@ -116,7 +116,11 @@ def pair_batches(
 
 
 class BadPhotographs:
-    """Keeps count of the unreadable photographs that batches passed over."""
+    """Keeps count of the unreadable photographs that batches passed over.
+
+    Of several processes each counts those of its own rows, and each start counts anew:
+    `max_bad_share` is a guard against a wrong folder or a dying disk, not a measure.
+    """
 
     def __init__(self, source: PhotoSource, max_bad_share: float):
         self._source = source

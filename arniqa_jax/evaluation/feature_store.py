@@ -19,9 +19,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
-from arniqa_jax import errors
+from arniqa_jax import agreement, errors
 
 # Progress is made safe on disk no more often than this.
 _SECONDS_BETWEEN_FLUSHES = 10.0
@@ -30,7 +29,7 @@ _ARRAY, _DONE = "features.npy", "done"
 
 def find(directory: pathlib.Path) -> np.ndarray | None:
     """A complete extraction, memory-mapped, or None; the same on all processes."""
-    if not agree(directory.is_dir()):
+    if not agreement.agree(directory.is_dir()):
         return None
     return np.load(directory / _ARRAY, mmap_mode="r")
 
@@ -62,7 +61,7 @@ class Writer:
                 self._array = np.lib.format.open_memmap(
                     self._partial / _ARRAY, "w+", np.float32, self._shape
                 )
-        self.done = agree(self.done)
+        self.done = agreement.agree(self.done)
         self._flushed = time.monotonic()
         return self
 
@@ -80,8 +79,8 @@ class Writer:
             if kind is None:
                 (self._partial / _DONE).unlink()
                 self._partial.rename(self._final)
-        if kind is None and jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"features {self._final.name}")
+        if kind is None:
+            agreement.wait_for_all(f"features {self._final.name}")
 
     def _flush(self) -> None:
         if self._writes:
@@ -100,13 +99,6 @@ def prune(cache_dir: pathlib.Path, keep: pathlib.Path) -> None:
     for entry in cache_dir.iterdir():
         if entry != keep:
             shutil.rmtree(entry)
-
-
-def agree(value):
-    """What process 0 sees, on all processes: a shared file system may lag behind."""
-    if jax.process_count() == 1:
-        return value
-    return multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
 
 
 def _check_space(directory: pathlib.Path, needed: int) -> None:

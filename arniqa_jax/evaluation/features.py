@@ -248,7 +248,7 @@ class Extractor:
     def _placed_variables(self) -> Any:
         if self.mesh is None:
             return self.encoder.variables
-        return jax.device_put(self.encoder.variables, sharding.replicated(self.mesh))
+        return sharding.replicate(self.encoder.variables, self.mesh)
 
     @property
     def _batch_size(self) -> int:

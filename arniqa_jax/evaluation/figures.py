@@ -7,6 +7,7 @@ import importlib.util
 import io
 import pathlib
 
+import jax
 import numpy as np
 from absl import logging
 from matplotlib import colormaps
@@ -34,6 +35,8 @@ def write(
 ) -> None:
     """Draws every figure of every dataset into a directory, made where missing.
 
+    Of several processes all draw, as the features are read together, and one writes.
+
     Args:
       results: of the evaluation.
       benchmarks: its datasets, for the images.
@@ -52,8 +55,9 @@ def write(
             if dataset.by_type:
                 drawn["distortions"] = bars(dataset, benchmark)
             drawn |= manifolds(benchmark, extractor, results.seed)
-        for name, figure in drawn.items():
-            save(figure, directory / f"{benchmark.name}_{name}.png")
+        if jax.process_index() == 0:
+            for name, figure in drawn.items():
+                save(figure, directory / f"{benchmark.name}_{name}.png")
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:

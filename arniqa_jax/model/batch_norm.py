@@ -25,12 +25,16 @@ class BatchNorm(nn.Module):
 
     Attributes:
       groups: number of groups; 1 means the statistics of the whole (global) batch.
+      views: number of batches that the rows belong to in turn (a, b, a, b ...), each
+        normalised by its own statistics; the running statistics are updated with those
+        of one after the other, as if they had come one after the other.
       momentum: weight of the old running statistics (PyTorch's 0.1 is 0.9 here).
       epsilon: added to the variance.
       dtype: of the result; statistics are always computed in float32.
     """
 
     groups: int = 1
+    views: int = 1
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
@@ -49,20 +53,23 @@ class BatchNorm(nn.Module):
             shift = bias - running_mean.value * multiplier
             return (x * _as_row(multiplier, x) + _as_row(shift, x)).astype(self.dtype)
 
-        if x.shape[0] % self.groups:
+        rows_of_view, left = divmod(x.shape[0], self.views)
+        if rows_of_view % self.groups or left:
             raise errors.UsageError(
                 f"model.batch_norm_groups={self.groups} has to divide the rows of a "
-                f"view, found {x.shape[0]}"
+                f"view, found {x.shape[0] / self.views:g}"
             )
-        grouped = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
-        normalized, mean_GC, var_GC = _normalize(grouped, scale, bias, self.epsilon)
+        rows = rows_of_view // self.groups
+        parts = x.reshape(self.groups, rows, self.views, *x.shape[1:])
+        normalized, mean_GVC, var_GVC = _normalize(parts, scale, bias, self.epsilon)
         if not self.is_initializing():
-            count = grouped.size // (self.groups * channels)
-            new_mean, new_var = lax.stop_gradient((mean_GC.mean(0), var_GC.mean(0)))
-            new_var *= count / max(count - 1, 1)
+            count = x.size // (self.groups * self.views * channels)
+            means_VC, vars_VC = lax.stop_gradient((mean_GVC.mean(0), var_GVC.mean(0)))
+            vars_VC *= count / max(count - 1, 1)
             old = self.momentum
-            running_mean.value = old * running_mean.value + (1 - old) * new_mean
-            running_var.value = old * running_var.value + (1 - old) * new_var
+            for mean_C, var_C in zip(means_VC, vars_VC, strict=True):
+                running_mean.value = old * running_mean.value + (1 - old) * mean_C
+                running_var.value = old * running_var.value + (1 - old) * var_C
         return normalized.reshape(x.shape).astype(self.dtype)
 
 
@@ -70,32 +77,32 @@ class BatchNorm(nn.Module):
 def _normalize(
     x: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises each group, in float32.
+    """Normalises each view in each group, in float32.
 
     Args:
-      x: (G groups, rows, ..., C).
+      x: (G groups, rows, V views, ..., C).
       scale_C: factors after the normalisation.
       bias_C: added at the end.
       epsilon: added to the variance.
 
     Returns:
-      The result, of the shape of x; means (G, C) and biased variances (G, C), which
+      The result, of the shape of x; means and biased variances (G, V, C), which
       take no part in the gradient.
     """
     return _normalize_forward(x, scale_C, bias_C, epsilon)[0]
 
 
 def _normalize_forward(x, scale_C, bias_C, epsilon):
-    within = tuple(range(1, x.ndim - 1))
+    within = (1, *range(3, x.ndim - 1))
     wide = x.astype(jnp.float32)
-    mean_GC = wide.mean(within)
+    mean_GVC = wide.mean(within)
     # One pass over x instead of two: var = E[x^2] - E[x]^2.
-    var_GC = jnp.maximum((wide * wide).mean(within) - mean_GC**2, 0)
-    deviation_GC = lax.rsqrt(var_GC + epsilon)
-    factor_GC = _as_row(scale_C, mean_GC) * deviation_GC
-    shift_GC = _as_row(bias_C, mean_GC) - mean_GC * factor_GC
-    y = wide * _over(factor_GC, x) + _over(shift_GC, x)
-    return (y, mean_GC, var_GC), (x, scale_C, mean_GC, deviation_GC)
+    var_GVC = jnp.maximum((wide * wide).mean(within) - mean_GVC**2, 0)
+    deviation_GVC = lax.rsqrt(var_GVC + epsilon)
+    factor_GVC = _as_row(scale_C, mean_GVC) * deviation_GVC
+    shift_GVC = _as_row(bias_C, mean_GVC) - mean_GVC * factor_GVC
+    y = wide * _over(factor_GVC, x) + _over(shift_GVC, x)
+    return (y, mean_GVC, var_GVC), (x, scale_C, mean_GVC, deviation_GVC)
 
 
 def _normalize_backward(epsilon, residuals, cotangents):
@@ -105,18 +112,18 @@ def _normalize_backward(epsilon, residuals, cotangents):
     #   dx = scale r (dy - dbias / n - h dscale / n),
     # of which all but two sums over the array and one pass at the end is per channel.
     del epsilon
-    x, scale_C, mean_GC, deviation_GC = residuals
+    x, scale_C, mean_GVC, deviation_GVC = residuals
     dy = cotangents[0]
-    within = tuple(range(1, x.ndim - 1))
-    count = x.size // mean_GC.size
+    within = (1, *range(3, x.ndim - 1))
+    count = x.size // mean_GVC.size
     wide = x.astype(jnp.float32)
-    dbias_GC = dy.sum(within)
-    dscale_GC = deviation_GC * ((dy * wide).sum(within) - mean_GC * dbias_GC)
-    factor_GC = _as_row(scale_C, mean_GC) * deviation_GC
-    slope_GC = -factor_GC * deviation_GC * dscale_GC / count
-    shift_GC = -factor_GC * dbias_GC / count - slope_GC * mean_GC
-    dx = dy * _over(factor_GC, x) + wide * _over(slope_GC, x) + _over(shift_GC, x)
-    return dx.astype(x.dtype), dscale_GC.sum(0), dbias_GC.sum(0)
+    dbias_GVC = dy.sum(within)
+    dscale_GVC = deviation_GVC * ((dy * wide).sum(within) - mean_GVC * dbias_GVC)
+    factor_GVC = _as_row(scale_C, mean_GVC) * deviation_GVC
+    slope_GVC = -factor_GVC * deviation_GVC * dscale_GVC / count
+    shift_GVC = -factor_GVC * dbias_GVC / count - slope_GVC * mean_GVC
+    dx = dy * _over(factor_GVC, x) + wide * _over(slope_GVC, x) + _over(shift_GVC, x)
+    return dx.astype(x.dtype), dscale_GVC.sum((0, 1)), dbias_GVC.sum((0, 1))
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -127,9 +134,10 @@ def _as_row(vector_C: jax.Array, like: jax.Array) -> jax.Array:
     return vector_C.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-def _over(values_GC: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives values per group and channel the rank of `like`, (G, ..., C)."""
-    return values_GC.reshape(len(values_GC), *(1,) * (like.ndim - 2), -1)
+def _over(values_GVC: jax.Array, like: jax.Array) -> jax.Array:
+    """Gives values per group, view and channel the rank of `like`."""
+    groups, views, channels = values_GVC.shape
+    return values_GVC.reshape(groups, 1, views, *(1,) * (like.ndim - 4), channels)
 
 
 @jax.custom_vjp

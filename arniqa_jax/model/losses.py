@@ -2,7 +2,16 @@
 
 Everything is float32. Rows `a[i]` and `b[i]` are a positive pair; every other row of
 either view is a negative. Shapes: N pairs, D dimensions, M = 2N rows.
+
+The similarities of all rows to all rows, (M, M), are never held at once: each device
+computes those of its own R rows, a block at a time, and computes them again for the
+gradient. Memory grows with the rows of a device, and what devices exchange is one
+gather of the embeddings, two numbers per row for the gradient, and a few sums.
 """
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +19,23 @@ import jax.numpy as jnp
 # On TPU and GPU the default precision of a float32 product is lower; at temperature 0.1
 # its error would be ten times as large in the logits.
 _PRECISION = jax.lax.Precision.HIGHEST
+# Similarities that are held at once, by one of the few arrays of this size.
+_BLOCK_BYTES = 32 * 2**20
+
+
+class Contrast(NamedTuple):
+    """What a batch of embeddings is worth; float32 scalars, the first with a gradient.
+
+    Attributes:
+      loss: NT-Xent, see `nt_xent`.
+      alignment: mean squared distance of the pairs, 0..4 (Wang and Isola, 2020).
+      uniformity: log of the mean of exp(-2 |z_i - z_j|^2) over i != j (the same, with
+        t = 2); lower is more uniform, between -8 (all opposite) and 0 (all equal).
+    """
+
+    loss: jax.Array
+    alignment: jax.Array
+    uniformity: jax.Array
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
@@ -31,31 +57,113 @@ def nt_xent(a_ND: jax.Array, b_ND: jax.Array, temperature: float = 0.1) -> jax.A
     Returns:
       A float32 scalar. Chance, where all similarities are equal, is log(2N - 1).
     """
-    a_ND, b_ND = l2_normalize(a_ND), l2_normalize(b_ND)
-    z_MD = jnp.concatenate([a_ND, b_ND])
-    logits_MM = jnp.matmul(z_MD, z_MD.T, precision=_PRECISION) / temperature
-    itself = jnp.eye(len(z_MD), dtype=bool)
-    logits_MM = jnp.where(itself, -jnp.inf, logits_MM)
-    # s_ij = s_ji, so both rows of a pair share their positive.
-    positives_N = jnp.sum(a_ND * b_ND, axis=-1) / temperature
-    return jax.nn.logsumexp(logits_MM, axis=-1).mean() - positives_N.mean()
+    return contrast(a_ND, b_ND, temperature).loss
 
 
-def alignment(a_ND: jax.Array, b_ND: jax.Array) -> jax.Array:
-    """Mean squared distance of the pairs, 0..4 (Wang and Isola, 2020)."""
-    return jnp.sum((l2_normalize(a_ND) - l2_normalize(b_ND)) ** 2, axis=-1).mean()
+def contrast(
+    a_ND: jax.Array,
+    b_ND: jax.Array,
+    temperature: float = 0.1,
+    axis: str | None = None,
+) -> Contrast:
+    """NT-Xent with the measures that come along with it.
 
-
-def uniformity(z_MD: jax.Array) -> jax.Array:
-    """Log of the mean of exp(-2 |z_i - z_j|^2) over i != j; lower is more uniform.
-
-    Wang and Isola, 2020, with t = 2; between -8 (all opposite) and 0 (all equal).
+    Args:
+      a_ND: embeddings of view A, (N, D), of any length.
+      b_ND: embeddings of view B, (N, D).
+      temperature: of the loss.
+      axis: inside `shard_map`, the mesh axis that the pairs are divided over: the
+        inputs are then the pairs of this device, the outputs those of all.
     """
-    z_MD = l2_normalize(z_MD)
-    rows = len(z_MD)
-    # |z_i - z_j|^2 = 2 - 2 s_ij for rows of length 1.
-    potential_MM = jnp.exp(
-        4 * jnp.matmul(z_MD, z_MD.T, precision=_PRECISION) - 4,
+    a_ND, b_ND = l2_normalize(a_ND), l2_normalize(b_ND)
+    z_RD = jnp.concatenate([a_ND, b_ND])
+    log_sums_R, potentials_R = _against_all(z_RD * temperature**-0.5, temperature, axis)
+    # s_ij = s_ji, so both rows of a pair share their positive.
+    sums = jnp.stack(
+        [
+            log_sums_R.sum() - 2 * jnp.sum(a_ND * b_ND) / temperature,
+            jnp.sum((a_ND - b_ND) ** 2),
+            potentials_R.sum(),
+        ]
     )
-    off_diagonal = jnp.sum(potential_MM) - jnp.trace(potential_MM)
-    return jnp.log(off_diagonal / (rows * (rows - 1)))
+    loss, alignment, potential = sums if axis is None else jax.lax.psum(sums, axis)
+    rows = len(z_RD) * (1 if axis is None else jax.lax.axis_size(axis))
+    return Contrast(
+        loss=loss / rows,
+        alignment=jax.lax.stop_gradient(2 * alignment / rows),
+        uniformity=jnp.log(jax.lax.stop_gradient(potential) / (rows * (rows - 1))),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _against_all(y_RD, temperature, axis):
+    """For each row of this device, sums over the M - 1 other rows of all devices.
+
+    Args:
+      y_RD: rows of length t^-1/2, whose products are the logits l_ik = s_ik / t.
+      temperature: t.
+      axis: see `contrast`.
+
+    Returns:
+      log(sum_k exp(l_ik)), and sum_k exp(4 s_ik - 4), which is exp(-2 |z_i - z_k|^2)
+      as |z_i - z_k|^2 = 2 - 2 s_ik; (R,) each, the second without a gradient.
+    """
+    return _forward(y_RD, temperature, axis)[0]
+
+
+def _forward(y_RD, temperature, axis):
+    y_MD = _gather(y_RD, axis)
+
+    def row(y_D, itself):
+        logits_M = jnp.dot(y_MD, y_D, precision=_PRECISION)
+        other_M = jnp.arange(len(y_MD)) != itself
+        log_sum = jax.nn.logsumexp(logits_M, where=other_M)
+        potentials_M = jnp.exp(4 * temperature * logits_M - 4)
+        return log_sum, jnp.sum(potentials_M, where=other_M)
+
+    sums = _by_blocks(row, (y_RD, _places(y_RD, axis)), len(y_MD))
+    return sums, (y_RD, y_MD, sums[0])
+
+
+def _backward(axis, saved, gradients):
+    """Each row counts in its own sum and, l being symmetric, in that of every other.
+
+    With p_ik = exp(l_ik - log_sum_i), the softmax, and g the gradient of the log sums,
+    dy_i = sum_k (g_i p_ik + g_k p_ki) y_k. Of other devices' rows p_ki needs the log
+    sum alone, and so no gradient of an embedding has to travel.
+    """
+    y_RD, y_MD, log_sums_R = saved
+    g_R, _ = gradients
+    log_sums_M, g_M = _gather(jnp.stack([log_sums_R, g_R], axis=1), axis).T
+
+    def row(y_D, itself, log_sum, g):
+        logits_M = jnp.dot(y_MD, y_D, precision=_PRECISION)
+        own_M, others_M = jnp.exp(logits_M - log_sum), jnp.exp(logits_M - log_sums_M)
+        other_M = jnp.arange(len(y_MD)) != itself
+        weights_M = jnp.where(other_M, g * own_M + g_M * others_M, 0)
+        return jnp.dot(weights_M, y_MD, precision=_PRECISION)
+
+    rows = (y_RD, _places(y_RD, axis), log_sums_R, g_R)
+    return _by_blocks(row, rows, len(y_MD)), None
+
+
+_against_all.defvjp(_forward, _backward)
+
+
+def _gather(x: jax.Array, axis: str | None) -> jax.Array:
+    """The rows of all devices, in the order of the devices."""
+    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
+def _places(z_RD: jax.Array, axis: str | None) -> jax.Array:
+    """Where the rows of this device are among those of all."""
+    first = 0 if axis is None else jax.lax.axis_index(axis) * len(z_RD)
+    return first + jnp.arange(len(z_RD))
+
+
+def _by_blocks(row: Callable, rows: tuple[jax.Array, ...], columns: int):
+    """`row` for each of the rows; with so many at once that a block fits the memory."""
+    block = max(1, _BLOCK_BYTES // (4 * columns))
+    if block >= len(rows[0]):
+        return jax.vmap(row)(*rows)
+    return jax.lax.map(lambda one: row(*one), rows, batch_size=block)

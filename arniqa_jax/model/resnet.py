@@ -94,12 +94,14 @@ class ResNet(nn.Module):
       batch_norm_groups: see `BatchNorm.groups`.
       rematerialize: whether the gradient computes the inside of each block a second
         time, instead of keeping it.
+      views: see `BatchNorm.views`.
     """
 
     architecture: Architecture
     dtype: Any = jnp.float32
     batch_norm_groups: int = 1
     rematerialize: bool = False
+    views: int = 1
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, *, train: bool) -> jax.Array:
@@ -107,7 +109,10 @@ class ResNet(nn.Module):
         block, stages, width = self.architecture
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(
-            BatchNorm, groups=self.batch_norm_groups, dtype=self.dtype
+            BatchNorm,
+            groups=self.batch_norm_groups,
+            views=self.views,
+            dtype=self.dtype,
         )
         if self.rematerialize:
             block = nn.remat(block, static_argnums=(2,))  # `train`; 0 is the module

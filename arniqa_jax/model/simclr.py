@@ -57,9 +57,15 @@ class SimCLR(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images_NHWC: jax.Array, *, train: bool
+        self, images_NHWC: jax.Array, *, train: bool, views: int = 1
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns features (N, feature_dim) and embeddings (N, embedding_dim)."""
+        """Returns features (N, feature_dim) and embeddings (N, embedding_dim).
+
+        Args:
+          images_NHWC: in [0, 1].
+          train: whether to normalise by the statistics of the batch.
+          views: see `resnet.BatchNorm.views`.
+        """
         dtype = jnp.dtype(self.dtype)
         mean, std = (jnp.float32(v).reshape(1, 1, 1, 3) for v in (MEAN, STD))
         x = ((images_NHWC - mean) / std).astype(dtype)
@@ -68,6 +74,7 @@ class SimCLR(nn.Module):
             dtype=dtype,
             batch_norm_groups=self.batch_norm_groups,
             rematerialize=self.rematerialize,
+            views=views,
             name="encoder",
         )(x, train=train)
         features = losses.l2_normalize(pooled)
@@ -77,7 +84,10 @@ class SimCLR(nn.Module):
         )
         if self.projector_norm == "batch":
             z = resnet.BatchNorm(
-                groups=self.batch_norm_groups, dtype=dtype, name="projector_norm"
+                groups=self.batch_norm_groups,
+                views=views,
+                dtype=dtype,
+                name="projector_norm",
             )(z, train=train)
         z = Linear(self.embedding_dim, dtype, name="projector_2")(nn.relu(z))
         return features, losses.l2_normalize(z)
@@ -86,7 +96,11 @@ class SimCLR(nn.Module):
 def embed_views(
     model: SimCLR, params, batch_stats, view_a: jax.Array, view_b: jax.Array
 ) -> tuple[jax.Array, jax.Array, dict]:
-    """Two passes in training mode, each normalised by its own batch statistics.
+    """Both views in training mode, each normalised by its own batch statistics.
+
+    They go through the layers together, a row of A and a row of B in turn. Two passes
+    would compute the same, but XLA would sum each kernel's gradient over the devices
+    twice, and compile every layer twice.
 
     Args:
       model: the module.
@@ -98,17 +112,16 @@ def embed_views(
     Returns:
       Embeddings of A and of B, (M, embedding_dim), and the new running statistics.
     """
-    embeddings = []
-    for view in (view_a, view_b):
-        (_, z), updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            view,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        batch_stats = updated["batch_stats"]
-        embeddings.append(z)
-    return *embeddings, batch_stats
+    views = jnp.stack([view_a, view_b], axis=1)
+    (_, z), updated = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        views.reshape(-1, *view_a.shape[1:]),
+        train=True,
+        views=2,
+        mutable=["batch_stats"],
+    )
+    a, b = jnp.unstack(z.reshape(-1, 2, z.shape[-1]), axis=1)
+    return a, b, updated["batch_stats"]
 
 
 class Linear(nn.Module):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from arniqa_jax import errors
+from arniqa_jax import agreement, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Share:
         total = int(np.sum(multihost_utils.process_allgather(np.array(failed))))
         if self.rank == 0:
             self._join()
-        multihost_utils.sync_global_devices("scores are joined")
+        agreement.wait_for_all("scores are joined")
         return total
 
     def _join(self) -> None:
