@@ -1,8 +1,27 @@
 """ARNIQA, no-reference image quality assessment, in JAX and Flax.
 
-    import arniqa_jax
-    model = arniqa_jax.load("kadid10k")     # or a model directory, or a workdir
-    model.score(["photo.jpg"])              # float32 (1,), higher is better
+Scores, features and a loss, from official weights ("kadid10k"), a model directory or
+the workdir of a run:
+
+>>> import arniqa_jax
+>>> model = arniqa_jax.load("MODEL")
+>>> scores = model.score(["photo.jpg"])  # float32 (N,), higher is better
+>>> scores.shape
+(1,)
+>>> features = model.features(["photo.jpg"])  # (N, 5 crops, 2 x width)
+>>> features.shape == (1, 5, 2 * model.encoder.feature_dim)
+True
+>>> model.quality_map("photo.jpg").ndim  # of a sliding window, (rows, columns)
+2
+
+`score_fn` is pure and differentiable, to train what makes the images:
+
+>>> import jax
+>>> images = jax.random.uniform(jax.random.key(0), (1, 40, 40, 3))
+>>> def loss(images):
+...     return -model.score_fn(model.params, images).mean()
+>>> jax.grad(loss)(images).shape
+(1, 40, 40, 3)
 
 The package imports nothing heavy by itself, so that `--help` answers at once; import
 the module that is needed, for example `from arniqa_jax import degradation`.

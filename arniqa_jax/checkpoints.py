@@ -225,6 +225,8 @@ def _with_sharding(tree, sharding: jax.sharding.Sharding):
 
 
 def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
+    # Of a relative path, Orbax finds no metadata, without a word.
+    directory = directory.absolute()
     try:
         stored = ocp.checkpointables_metadata(directory).metadata
         _compare(stored["model"], like["model"])

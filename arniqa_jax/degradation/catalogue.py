@@ -133,6 +133,12 @@ def distort(key, images, *, name: str, level: int, **options) -> jax.Array:
     Raises:
       UsageError: at trace time, for an unknown name or option, a level outside 1..5,
         images of another shape, dtype or (where they are concrete) range.
+
+    >>> import jax
+    >>> from arniqa_jax import degradation
+    >>> image = jax.random.uniform(jax.random.key(1), (32, 48, 3))
+    >>> degradation.distort(jax.random.key(0), image, name="darken", level=3).shape
+    (32, 48, 3)
     """
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]

@@ -43,6 +43,11 @@ def fit_path(x_ND, y_N, alphas_A) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: shapes that do not fit, no rows, a penalty that is not above 0, or a
         value that is not finite.
+
+    >>> import numpy as np
+    >>> weights, intercepts = fit_path(np.eye(3), np.arange(3.0), [0.1, 1.0])
+    >>> weights.shape, intercepts
+    ((2, 3), array([1., 1.]))
     """
     if np.ndim(x_ND) != 2 or np.shape(y_N) != (len(x_ND),):
         raise ValueError(

@@ -56,6 +56,10 @@ def nt_xent(a_ND: jax.Array, b_ND: jax.Array, temperature: float = 0.1) -> jax.A
 
     Returns:
       A float32 scalar. Chance, where all similarities are equal, is log(2N - 1).
+
+    >>> import jax.numpy as jnp
+    >>> round(float(nt_xent(jnp.ones((4, 8)), jnp.ones((4, 8)))), 3)  # log(7)
+    1.946
     """
     return contrast(a_ND, b_ND, temperature).loss
 
