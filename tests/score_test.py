@@ -81,6 +81,8 @@ def _make_bad(folder):
     reasons["pipe.png"] = "not a regular file"
     (folder / "nowhere.png").symlink_to(folder / "missing")
     reasons["nowhere.png"] = "unreadable: No such file"
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    reasons["loop.png"] = "unreadable: Too many levels"
     with open(os.fsencode(folder) + b"/\xff.png", "wb") as file:
         file.write(png.getvalue())
     reasons["\\xff.png"] = "its name is not UTF-8"
@@ -119,7 +121,7 @@ def test_nothing_of_pillow_reaches_the_terminal(model, tmp_path):
     rows = _rows(run.stdout)
     assert rows[-1]["path"].endswith("large.png") and rows[-1]["score"]
     (line,) = run.stderr.splitlines()
-    assert "10 images" in line and "9 without a score" in line
+    assert "11 images" in line and "10 without a score" in line
 
 
 def test_details_and_raw(model, tmp_path, capsys):

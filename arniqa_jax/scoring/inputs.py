@@ -98,7 +98,8 @@ def _walk(folder: str, above: frozenset) -> Iterator[Input]:
         if identity in above:
             return  # a link to a folder that it lies in
         with os.scandir(folder) as entries:
-            names = sorted((entry.name, entry.is_dir()) for entry in entries)
+            # Not `entry.is_dir()`, which raises for a link to itself.
+            names = sorted((entry.name, os.path.isdir(entry.path)) for entry in entries)
     except OSError as error:
         yield Input(folder, f"unreadable: {error.strerror}")
         return
