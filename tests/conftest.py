@@ -33,6 +33,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Frees the compiled programs of a module: together they take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """The folder with the development data; tests that use it are marked `shared`."""
