@@ -16,7 +16,7 @@ from tqdm import tqdm
 from arniqa_jax.workdir import Workdir, write_aside
 
 # Fields that measure time and so differ from run to run.
-TIMING_FIELDS = ("images_per_second", "data_wait", "seconds")
+TIMING_FIELDS = ("images_per_second", "share_of_peak", "data_wait", "seconds")
 # Seconds between two lines where the output is no terminal.
 _LINE_EVERY = 10.0
 

@@ -25,6 +25,7 @@ from arniqa_jax import (
     pictures,
     schedules,
     sharding,
+    throughput,
     train_step,
 )
 from arniqa_jax.checkpoints import Checkpoints
@@ -168,6 +169,9 @@ class _Run:
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
         )
+        self._throughput = throughput.Throughput(
+            self._model, config.data.patch_size, 4 * config.train.batch_size, mesh
+        )
         self._writes = jax.process_index() == 0
         self._agreed_stop: int | None = None
 
@@ -217,18 +221,17 @@ class _Run:
 
     def _train(self, state: TrainState, stop: StopRequest) -> int | None:
         """Runs to the last step; returns an exit code where it was asked to stop."""
-        config, plan = self._config, self._plan
-        start = int(state.step)
+        config, plan, start = self._config, self._plan, int(state.step)
         step_fn = train_step.make_step(
             self._model,
             self._optimizer,
             self._schedule,
             self._mesh,
-            seed=config.seed,
             temperature=config.loss.temperature,
             accumulation=config.train.accumulation,
             degradation_options=dict(**config.degradation),
         )
+        key = train_step.run_key(config.seed, self._mesh)
         bad_photographs = pairs.BadPhotographs(self._source, config.data.max_bad_share)
         pending = None
         with self._batches(start) as batches:
@@ -259,13 +262,14 @@ class _Run:
                 batch = next(batches)
                 data_wait = time.monotonic() - started
                 bad_photographs.update(batch)
-                wish = np.int32(stop.exit_code or 0)
+                wish = stop.exit_code or 0
                 batch["stop"] = np.full_like(batch["seed"], wish, np.int32)
                 on_device = {name: batch[name] for name in train_step.BATCH}
                 # While the step before runs, its metrics being waited for below, this
-                # batch travels and this step is queued.
-                on_device = sharding.put_batch(on_device, self._mesh)
-                state, metrics, preview = step_fn(state, on_device)
+                # batch travels and this step is queued; nothing else may travel here.
+                with jax.transfer_guard("disallow"):
+                    on_device = sharding.put_batch(on_device, self._mesh)
+                    state, metrics, preview = step_fn(state, on_device, key)
                 self._log_step(pending)
                 pending = _Pending(step + 1, metrics, batch["record"], data_wait)
                 if _due(step, config.train.picture_every, False):
@@ -292,8 +296,9 @@ class _Run:
         """Waits for the metrics of a step, checks and writes them."""
         if pending is None:
             return
-        metrics = {name: pending.metrics[name].item() for name in train_step.METRICS}
-        self._agreed_stop = pending.metrics["stop"].item() or None
+        on_host = jax.device_get(pending.metrics)
+        metrics = {name: on_host[name].item() for name in train_step.METRICS}
+        self._agreed_stop = on_host["stop"].item() or None
         # From the end of the step before: the next one is already on the device.
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
@@ -308,12 +313,7 @@ class _Run:
             )
         self._log.advance(pending.step)
         if _due(pending.step, self._config.train.log_every, False):
-            crops = 4 * self._config.train.batch_size
-            metrics |= {
-                "images_per_second": crops / seconds,
-                "data_wait": pending.data_wait,
-                "seconds": seconds,
-            }
+            metrics |= {**self._throughput.of(seconds), "data_wait": pending.data_wait}
             self._log.step(pending.step, metrics)
 
     def _draw(self, step: int, preview: train_step.Preview) -> None:

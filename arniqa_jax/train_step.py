@@ -1,4 +1,4 @@
-"""One step of pre-training, pure: (state, batch) -> (state, metrics, preview).
+"""One step of pre-training, pure: (state, batch, key) -> (state, metrics, preview).
 
 Shapes: N pairs of photographs, each seen in 2 views (A and B) at 2 scales, so that a
 view has M = 2N crops and the loss sees 2M = 4N embeddings.
@@ -77,6 +77,11 @@ def initial_state(
     )
 
 
+def run_key(seed: int, mesh: Mesh) -> jax.Array:
+    """The key of a run, on all devices; every random number of a step comes from it."""
+    return jax.device_put(jax.random.key(seed), sharding.replicated(mesh))
+
+
 def degrade(
     key: jax.Array, batch: dict[str, jax.Array], **options
 ) -> tuple[jax.Array, Preview]:
@@ -116,7 +121,6 @@ def make_step(
     schedule: optax.Schedule,
     mesh: Mesh,
     *,
-    seed: int,
     temperature: float,
     accumulation: int,
     degradation_options: dict[str, Any],
@@ -128,18 +132,18 @@ def make_step(
       optimizer: its learning rate is `schedule`.
       schedule: for the metric `learning_rate`.
       mesh: of all devices, one axis `data`.
-      seed: of the run, for the degradations.
       temperature: of NT-Xent.
       accumulation: number of chunks the batch is embedded in, see `_gradients`.
       degradation_options: see `degrade`.
 
     Returns:
-      step(state, batch) -> (state, metrics, preview), the metrics being those named in
-      `METRICS`, and `stop`.
+      step(state, batch, key) -> (state, metrics, preview). The key is that of the run,
+      for the degradations; as an argument, so that runs of all seeds share one compiled
+      program. The metrics are those named in `METRICS`, and `stop`.
     """
 
-    def degrade_shard(batch):
-        return degrade(jax.random.key(seed), batch, **degradation_options)
+    def degrade_shard(key, batch):
+        return degrade(key, batch, **degradation_options)
 
     # The partitioner would hold the similarities of all rows on every device.
     contrast_fn = jax.shard_map(
@@ -149,16 +153,16 @@ def make_step(
         out_specs=P(),
     )
 
-    def step(state: TrainState, batch):
+    def step(state: TrainState, batch, key):
         # No communication: each device degrades its own pairs. The loops of the chains
         # start from constants, which the check of varying axes would not accept.
         crops, preview = jax.shard_map(
             degrade_shard,
             mesh=mesh,
-            in_specs=P("data"),
+            in_specs=(P(), P("data")),
             out_specs=P("data"),
             check_vma=False,
-        )(batch)
+        )(key, batch)
         # Full- and half-scale crops of a pair stay neighbours (M = N x 2 by a plain
         # reshape): another order would send images between devices.
         view_a, view_b = (
@@ -187,7 +191,7 @@ def make_step(
     everywhere, over_batch = sharding.replicated(mesh), sharding.over_batch(mesh)
     return jax.jit(
         step,
-        in_shardings=(everywhere, over_batch),
+        in_shardings=(everywhere, over_batch, everywhere),
         out_shardings=(everywhere, everywhere, over_batch),
         donate_argnums=0,
     )

@@ -64,14 +64,15 @@ def _run(devices: int, accumulation: int = 1, steps: int = 5):
     )
     step = train_step.make_step(
         _MODEL, optimizer, _SCHEDULE, mesh,
-        seed=27, temperature=0.1, accumulation=accumulation,
+        temperature=0.1, accumulation=accumulation,
         degradation_options=_OPTIONS,
     )  # fmt: skip
     state = jax.device_put(_state(optimizer), sharding.replicated(mesh))
+    key = train_step.run_key(27, mesh)
     history = []
     for k in range(steps):
         batch = sharding.put_batch(_batch(k), mesh)
-        state, metrics, preview = step(state, batch)
+        state, metrics, preview = step(state, batch, key)
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history, jax.device_get(preview), step
 

@@ -1,0 +1,238 @@
+"""What guards the step's speed: its programs, read and counted, and its transfers.
+
+The programs are lowered from shapes, not compiled: a test depends on no time. FLOPs are
+recorded for the JAX version of constraints.txt.
+"""
+
+import importlib
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arniqa_jax import encoders, schedules, sharding, throughput, train, train_step
+from arniqa_jax.model import losses, simclr
+from configs import pretrain
+
+_ROOT = pathlib.Path(pretrain.__file__).parents[1]
+# FLOPs of the lowered step, encoder, loss, degradation (each distortion once) and all.
+_FLOPS = {"pretrain": 1.515e12, "quickstart": 1.300e9, "pod": 3.888e14}
+_NAMES = sorted(path.stem for path in (_ROOT / "configs").glob("*.py"))
+
+
+def _make_step(config):
+    """The step of a config on one device, and the shapes of its arguments."""
+    model = encoders.build_model(config)
+    schedule = schedules.learning_rate_schedule(
+        **config.schedule, learning_rate=config.optimizer.learning_rate,
+        batch_size=config.train.batch_size, steps_per_epoch=10, total_steps=100,
+    )  # fmt: skip
+    optimizer = schedules.optimizer(
+        name=config.optimizer.name, schedule=schedule,
+        momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay,
+    )  # fmt: skip
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:1],
+    )  # fmt: skip
+    step = train_step.make_step(
+        model, optimizer, schedule, mesh, temperature=config.loss.temperature,
+        accumulation=config.train.accumulation,
+        degradation_options=dict(**config.degradation),
+    )  # fmt: skip
+    state = jax.eval_shape(
+        lambda variables: train_step.initial_state(variables, optimizer),
+        encoders.abstract_variables(model),
+    )
+    pairs, size = config.train.batch_size, config.data.patch_size
+    batch = {
+        "images": jax.ShapeDtypeStruct((pairs, 2, 2, size, size, 3), jnp.uint8),
+        "seed": jax.ShapeDtypeStruct((pairs,), jnp.uint32),
+        "skipped": jax.ShapeDtypeStruct((pairs, 2), jnp.int32),
+        "stop": jax.ShapeDtypeStruct((pairs,), jnp.int32),
+    }
+    return step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def _config(name: str):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def test_every_config_has_its_program_recorded():
+    # `evaluate` trains nothing.
+    assert sorted({*_FLOPS, "evaluate"}) == _NAMES
+
+
+@pytest.mark.parametrize("name", _FLOPS)
+def test_the_program_of_a_config(name):
+    """One trace; the state is donated; no talk with the host; no more FLOPs."""
+    step, arguments = _make_step(_config(name))
+    traced = step.trace(*arguments)
+    assert step.trace(*arguments).jaxpr is traced.jaxpr  # the first one, kept
+    lowered = traced.lower()
+    text = lowered.as_text()
+    state = jax.tree.leaves(arguments[0])
+    main = re.search(r"func.func public @main\((.*?)\) ->", text, re.DOTALL)[1]
+    assert main.count("tf.aliasing_output") == len(state)
+    for talk in ("callback", "infeed", "outfeed", "stablehlo.send"):
+        assert talk not in text
+    # The images come as bytes, once.
+    assert main.count("xui8>") == 1
+    flops = lowered.cost_analysis()["flops"]
+    pinned = re.search(
+        r"^jax==(.*)$", (_ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )[1]
+    if jax.__version__ != pinned:
+        pytest.skip(f"FLOPs are recorded for JAX {pinned}, this is {jax.__version__}")
+    assert flops == pytest.approx(_FLOPS[name], rel=0.1)
+
+
+def test_the_compiled_step_holds_one_copy_of_the_state():
+    config = _config("quickstart")
+    step, arguments = _make_step(config)
+    memory = step.lower(*arguments).compile().memory_analysis()
+    state = _bytes(arguments[0])
+    assert state > 100_000
+    assert memory.alias_size_in_bytes >= state
+    # What comes out besides: metrics and the preview.
+    preview = train_step.PREVIEW_PAIRS * 4 * 3 * config.data.patch_size**2
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    assert fresh < preview + 4096
+
+
+def test_bfloat16_leaves_float32_products_to_the_loss():
+    """Forward and backward of the pod's model at ResNet-50, all products counted."""
+    pairs = 12  # 48 embeddings: no other axis has this length
+    model = encoders.build_model(_config("pod"))
+    assert (model.arch, model.dtype) == ("resnet50", "bfloat16")
+    state = jax.eval_shape(
+        lambda variables: train_step.TrainState(0, **variables, opt_state=()),
+        encoders.abstract_variables(model),
+    )
+    view = jax.ShapeDtypeStruct((2 * pairs, 64, 64, 3), jnp.float32)
+    text = (
+        jax.jit(
+            lambda s, a, b: train_step._gradients(model, s, a, b, losses.contrast, 1)
+        )
+        .lower(state, view, view)
+        .as_text()
+    )
+    products = re.findall(
+        r"stablehlo\.(convolution|dot_general).* : (\(.*\) -> .*)", text
+    )
+    wide = [types for _, types in products if "f32" in types.replace("bf16", "")]
+    # 53 convolutions and 2 layers of the projector, forward and two gradients each
+    # (none for the images), in both views.
+    assert len(products) - len(wide) == 2 * (3 * 55 - 1)
+    # NT-Xent: the similarities, and the gradients of both operands.
+    assert len(wide) == 3
+    assert all(f"{4 * pairs}x" in types for types in wide)
+
+
+def test_the_loop_sends_the_batch_and_fetches_the_metrics(monkeypatch, tmp_path):
+    """Each once a step, explicitly; anything else on the way is an error."""
+    config = pretrain.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.patch_size": 64,
+            "data.workers": 0,
+            "model.arch": "tiny",
+            "model.init": "random",
+            "train.batch_size": 8,
+            "train.steps": 5,
+            "train.picture_every": 0,
+            "train.checkpoint_every": 100,
+            "evaluation.every_epochs": 0,
+        }
+    )
+    calls = []
+    make_step, put, get = train_step.make_step, sharding.put_batch, jax.device_get
+
+    def make_guarded_step(*args, **options):
+        step = make_step(*args, **options)
+
+        def run(*arguments):
+            with pytest.raises(Exception, match="Disallowed host-to-device"):
+                jnp.add(np.ones(3), 1)
+            calls.append("step")
+            result = step(*arguments)
+            assert step._cache_size() == 1
+            return result
+
+        return run
+
+    monkeypatch.setattr(train_step, "make_step", make_guarded_step)
+    monkeypatch.setattr(
+        sharding, "put_batch", lambda *a: (calls.append("put"), put(*a))[1]
+    )
+    monkeypatch.setattr(jax, "device_get", lambda x: (calls.append("get"), get(x))[1])
+    monkeypatch.setattr(train._Run, "_validate", lambda *_: 0.0)
+    monkeypatch.setattr(train._Run, "_test", lambda _: None)
+    assert train.run(config, tmp_path) == 0
+    # The metrics of a step are fetched when the next one is under way.
+    assert calls == ["put", "step", *["put", "step", "get"] * 4, "get"]
+
+
+def test_flops_of_resnet50_by_hand():
+    """Products and sums of all convolutions; at the border a kernel has less to do."""
+
+    def convolution(side, stride, size, inputs, outputs):
+        offsets = np.arange(size) - size // 2
+        places = np.arange(0, side, stride)
+        inside = (places[:, None] + offsets >= 0) & (places[:, None] + offsets < side)
+        return 2 * inside.sum() ** 2 * inputs * outputs
+
+    flops = convolution(224, 2, 7, 3, 64)
+    inputs, side = 64, 56
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        width = 64 * 2**stage
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            flops += convolution(side, 1, 1, inputs, width)
+            flops += convolution(side, stride, 3, width, width)
+            if not block:
+                flops += convolution(side, stride, 1, inputs, 4 * width)
+            side //= stride
+            inputs = 4 * width
+            flops += convolution(side, 1, 1, width, inputs)
+    flops += 2 * 2048 * (2048 + 128)  # the projector
+    counted = throughput.model_flops(simclr.SimCLR(), 224)
+    # The compiler counts normalisation, ReLU and pooling besides.
+    assert 1 < counted / flops < 1.03
+
+
+def test_share_of_peak(monkeypatch):
+    model = simclr.SimCLR(arch="tiny", dtype="bfloat16")
+
+    here = sharding.make_mesh()
+    meter = throughput.Throughput(model, 64, 32, here)
+    # The peak of a CPU is not known.
+    assert meter.of(0.5) == {"seconds": 0.5, "images_per_second": 64}
+    monkeypatch.setattr(throughput, "peak_flops", lambda *_: 312e12)
+    fields = throughput.Throughput(model, 64, 32, here).of(0.5)
+    flops = 3 * 32 * throughput.model_flops(model, 64)
+    assert fields["images_per_second"] == 64
+    assert fields["share_of_peak"] == pytest.approx(flops / 0.5 / (8 * 312e12))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+        ("NVIDIA H100 PCIe", "bfloat16", 756e12),
+        ("Tesla V100-SXM2-16GB", "float32", 15.7e12),
+        ("Tesla V100-SXM2-16GB", "bfloat16", None),
+        ("TPU v5 lite", "bfloat16", 197e12),
+        ("TPU v5p", "bfloat16", 459e12),
+        ("cpu", "float32", None),
+    ],
+)
+def test_peaks(kind, dtype, expected):
+    assert throughput.peak_flops(kind, dtype) == expected
