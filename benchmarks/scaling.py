@@ -84,6 +84,7 @@ class Step(NamedTuple):
     compiled: jax.stages.Compiled
     state: train_step.TrainState
     batch: dict[str, jax.Array]
+    key: jax.Array
 
 
 def compile_step(
@@ -102,7 +103,6 @@ def compile_step(
         optimizer,
         lambda _: 1e-3,
         mesh,
-        seed=27,
         temperature=0.1,
         accumulation=1,
         degradation_options=_OPTIONS,
@@ -121,7 +121,8 @@ def compile_step(
     types = {"images": np.uint8, "seed": np.uint32}
     batch = {name: v.astype(types.get(name, np.int32)) for name, v in batch.items()}
     batch = sharding.put_batch(batch, mesh)
-    return Step(step.lower(state, batch).compile(), state, batch)
+    key = train_step.run_key(27, mesh)
+    return Step(step.lower(state, batch, key).compile(), state, batch, key)
 
 
 def least_possible(step: Step) -> list[Collective]:
@@ -181,7 +182,7 @@ def table_of_steps(arguments) -> None:
         state, times = step.state, []
         for _ in range(arguments.repeats + 1):
             start = time.perf_counter()
-            state, metrics, _ = step.compiled(state, step.batch)
+            state, metrics, _ = step.compiled(state, step.batch, step.key)
             jax.block_until_ready(metrics)
             times.append(time.perf_counter() - start)
         seconds = min(times[1:])

@@ -109,7 +109,9 @@ def test_eight_devices_compute_what_one_computes(one_device, eight_devices):
 
 def test_what_eight_devices_exchange_in_a_step(eight_devices):
     state, _, _, step = eight_devices
-    program = step.lower(state, sharding.put_batch(_batch(0), _mesh(8))).compile()
+    batch = sharding.put_batch(_batch(0), _mesh(8))
+    key = train_step.run_key(27, _mesh(8))
+    program = step.lower(state, batch, key).compile()
     found = scaling.collectives(program.as_text())
     assert {one.kind for one in found} == {"all-reduce", "all-gather"}
     *small, gradients = sorted(one.bytes for one in found if one.kind == "all-reduce")
