@@ -1,30 +1,40 @@
 """Runs the main command and kills it with SIGKILL, or another signal, at some moment.
 
-    python tests/interrupted_run.py MOMENT:STEP[:SIGNAL] FLAGS_OF_MAIN...
+    python tests/interrupted_run.py MOMENT:STEP[:SIGNAL[:DELAY]] FLAGS_OF_MAIN...
 
 MOMENT is `step` (while the metrics of this step are written), `save` (just after the
 writing of this checkpoint has begun), `evaluation` (with half of the features of the
-validation at this step on disk), or `never`.
+validation at this step on disk; with a delay, as it begins), `start` (of the process,
+at whatever step), or `never`. The signal falls DELAY seconds later.
 """
 
 import os
 import signal
 import sys
+import threading
 
 from arniqa_jax import command, main
 
 
-def _arm(moment: str, at: int, number: signal.Signals) -> None:
+def _arm(moment: str, at: int, number: signal.Signals, delay: float | None) -> None:
     """Replaces what is called at the moment by something that dies in it."""
+
+    def _die():
+        if delay is None:
+            os.kill(os.getpid(), number)
+        else:
+            killer = threading.Timer(delay, os.kill, (os.getpid(), number))
+            killer.daemon = True  # a run that ends before, ends
+            killer.start()
+
+    if moment == "start":
+        _die()
     from arniqa_jax import checkpoints, metrics_log
     from arniqa_jax.evaluation import feature_store, protocol
 
     write = metrics_log.MetricsLog.step
     save = checkpoints.Checkpoints.save
     validate = protocol.validate
-
-    def _die():
-        os.kill(os.getpid(), number)
 
     def write_or_die(self, step, metrics):
         if step == at:
@@ -37,7 +47,9 @@ def _arm(moment: str, at: int, number: signal.Signals) -> None:
             _die()
 
     def validate_and_die(encoder, *args, **options):
-        if encoder.name == f"step {at}":
+        if encoder.name == f"step {at}" and delay is not None:
+            _die()
+        elif encoder.name == f"step {at}":
             append = feature_store.Writer.append
 
             def append_and_die(self, values):
@@ -54,15 +66,17 @@ def _arm(moment: str, at: int, number: signal.Signals) -> None:
         checkpoints.Checkpoints.save = save_and_die
     elif moment == "evaluation":
         protocol.validate = validate_and_die
-    elif moment != "never":
+    elif moment not in ("start", "never"):
         raise ValueError(moment)
 
 
 def armed_main(arguments: list[str]) -> int:
     """`main`, once the moment is set; not before, so that flags are checked first."""
     moment, _, rest = MOMENT.partition(":")
-    at, _, name = rest.partition(":")
-    _arm(moment, int(at or 0), signal.Signals[name or "SIGKILL"])
+    at, _, rest = rest.partition(":")
+    name, _, delay = rest.partition(":")
+    number = signal.Signals[name or "SIGKILL"]
+    _arm(moment, int(at or 0), number, float(delay) if delay else None)
     return main.main(arguments)
 
 

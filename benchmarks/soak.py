@@ -1,0 +1,232 @@
+"""Kills runs with SIGKILL at random moments; each has to end as if it had not been.
+
+    python benchmarks/soak.py --kills=100 [--processes=2] [--seed=0]
+
+The tiny encoder on the built-in photographs, in crops of 64 pixels, validated on a few
+images. One run goes through undisturbed. Others are killed several times each, during
+start-up, a step, a save and a validation: tests/interrupted_run.py finds the moment,
+and a random time later the signal falls; of several processes one gets it, and all
+start again. Then the run is let through to its end. It has to have the same parameters,
+bit for bit, and the same metrics.jsonl but for the times; no process and no shared
+memory of a killed one may be left, and no run may start from what is not a complete
+checkpoint. Any of these ends the program with code 1.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+
+from arniqa_jax import encoders, metrics_log
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_INTERRUPTED = _ROOT / "tests" / "interrupted_run.py"
+_STEPS, _SAVE, _VALIDATE = 8, 2, 4
+_FIELDS = {
+    "data.patch_size": 64,
+    "model.arch": "tiny",
+    "model.init": "random",
+    "model.embedding_dim": 16,
+    "train.batch_size": 4,
+    "train.steps": _STEPS,
+    "train.picture_every": 0,
+    "train.checkpoint_every": _SAVE,
+    "evaluation.every_epochs": _VALIDATE,  # an epoch of these photographs is one step
+    "evaluation.datasets": "csv:scored/table.csv",
+    "log.tensorboard": False,
+}
+# Each phase with the longest time, in seconds, from its beginning to the signal.
+_PHASES = {"start": 15.0, "step": 0.2, "save": 0.3, "evaluation": 1.0}
+_KILLS_OF_A_RUN = 10
+# What the undisturbed run compiles, down to the smallest function, serves all others.
+_CACHE = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
+_GONE_WITHIN = 60.0  # seconds for the workers of a killed process to notice
+
+
+def main():
+    """Runs, kills, compares and prints what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    shared_memory = _shared_memory()
+    started = time.monotonic()
+    kills = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        _write_scored(folder / "scored")
+        _life(folder / "undisturbed", "never", arguments.processes, rng)
+        expected = _outcome(folder / "undisturbed")
+        phases = [list(_PHASES)[n % len(_PHASES)] for n in range(arguments.kills)]
+        rng.shuffle(phases)
+        runs = 0
+        while phases:
+            run = folder / f"run{runs}"
+            for phase in phases[:_KILLS_OF_A_RUN]:
+                kills[phase] += _killed(run, phase, arguments.processes, rng)
+            del phases[:_KILLS_OF_A_RUN]
+            _life(run, "never", arguments.processes, rng)
+            _same(_outcome(run), expected, run)
+            runs += 1
+            print(f"{kills.total()} kills, {runs} runs ended equal", flush=True)
+    deadline = time.monotonic() + _GONE_WITHIN
+    # Other programs come and go too: what counts is what stays and nobody has open.
+    while left := _shared_memory() - shared_memory:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"left in /dev/shm: {sorted(left)}")
+        time.sleep(0.5)
+    said = ", ".join(f"{kills[phase]} during {phase}" for phase in _PHASES)
+    print(
+        f"{kills.total()} kills ({said}) in {runs} runs of {arguments.processes} "
+        f"process(es): all equal to the undisturbed run, no process and no shared "
+        f"memory left; {(time.monotonic() - started) / 60:.0f} minutes"
+    )
+
+
+def _write_scored(folder: pathlib.Path) -> None:
+    """Images of noise, their amounts the scores."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["image,score,split"]
+    for index in range(24):
+        noise = rng.normal(128, 5 * (index + 1), (64, 64, 3)).clip(0, 255)
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{index}.png")
+        part = ("train", "validation", "test")[index % 3]
+        rows.append(f"{index}.png,{index},{part}")
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+
+
+def _killed(run: pathlib.Path, phase: str, processes: int, rng: random.Random) -> bool:
+    """Starts the run and kills it in the phase; False where it ended before."""
+    done = _last_checkpoint(run)
+    every = {"start": 1, "step": 1, "save": _SAVE, "evaluation": _VALIDATE}[phase]
+    first = done // every * every + every
+    ahead = list(range(first, _STEPS + 1, every))
+    if not ahead:
+        phase, ahead = "start", [0]
+    delay = rng.uniform(0, _PHASES[phase])
+    moment = f"{phase}:{rng.choice(ahead)}:SIGKILL:{delay:.3f}"
+    return _life(run, moment, processes, rng)
+
+
+def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) -> bool:
+    """One start of the run to its end or its kill; whether it was killed.
+
+    Raises:
+      SystemExit: it ended otherwise, or left something behind.
+    """
+    before = _last_checkpoint(run)
+    flags = ["--config=configs/pretrain.py", f"--workdir={run}"]
+    flags += [f"--config.{name}={value}" for name, value in _FIELDS.items()]
+    flags.append(f"--config.evaluation.root={run.parent}")
+    # Workers change no batch; a worker costs the time to start it.
+    flags.append(f"--config.data.workers={rng.choice([0, 0, 0, 1])}")
+    if processes > 1:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            flags.append(f"--coordinator=127.0.0.1:{free.getsockname()[1]}")
+        flags += [f"--num_processes={processes}", "--heartbeat_seconds=10"]
+    victim = rng.randrange(processes)
+    children = []
+    for rank in range(processes):
+        flag = [f"--process_id={rank}"] if processes > 1 else []
+        own = moment if rank == victim else "never"
+        children.append(
+            subprocess.Popen(
+                [sys.executable, str(_INTERRUPTED), own, *flags, *flag],
+                cwd=_ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                # All that comes of it bears its mark.
+                env=os.environ | _CACHE | {"SOAK_RUN": str(run)},
+            )
+        )
+    errors = [child.communicate()[1] for child in children]
+    killed = children[victim].returncode == -signal.SIGKILL
+    ended = [child.returncode for child in children]
+    if not killed and any(ended):
+        raise SystemExit(f"{run} at {moment} ended with {ended}:\n" + "\n".join(errors))
+    resumed = re.search(r"resuming at step (\d+)", errors[0])
+    if int(resumed[1] if resumed else 0) != before and not (killed and not resumed):
+        raise SystemExit(f"{run} started from {resumed}, expected step {before}")
+    deadline = time.monotonic() + _GONE_WITHIN
+    while orphans := _processes_of(run):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{run} at {moment} has left processes: {orphans}")
+        time.sleep(0.1)
+    return killed
+
+
+def _last_checkpoint(run: pathlib.Path) -> int:
+    """The step of the last complete checkpoint; 0 for none."""
+    directory = run / "checkpoints"
+    names = os.listdir(directory) if directory.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _outcome(run: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
+    """The variables at the end as bytes, and `metrics.jsonl` without the times."""
+    variables = encoders.load(run, "last").variables
+    stored = {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    lines = metrics_log.read(run / "metrics.jsonl")
+    timing = set(metrics_log.TIMING_FIELDS)
+    return stored, [{k: line[k] for k in line.keys() - timing} for line in lines]
+
+
+def _same(found, expected, run: pathlib.Path) -> None:
+    differing = [
+        name for name in expected[0] if found[0].get(name) != expected[0][name]
+    ]
+    if differing or found[0].keys() != expected[0].keys():
+        raise SystemExit(f"{run}: {len(differing)} arrays differ, as {differing[:1]}")
+    if found[1] != expected[1]:
+        raise SystemExit(f"{run}: metrics.jsonl differs: {found[1]} != {expected[1]}")
+
+
+def _processes_of(run: pathlib.Path) -> list[int]:
+    """Running processes that have the mark of a run in their environment."""
+    mark, found = f"SOAK_RUN={run}\0".encode(), []
+    for directory in pathlib.Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            if mark in (directory / "environ").read_bytes():
+                found.append(int(directory.name))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # ended meanwhile, or another user's
+    return found
+
+
+def _shared_memory() -> set[str]:
+    """What lies in /dev/shm and is not mapped by a running process."""
+    mapped = set()
+    for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
+        try:
+            mapped.update(re.findall(r"/dev/shm/(\S+)", maps.read_text()))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return set(os.listdir("/dev/shm")) - mapped
+
+
+if __name__ == "__main__":
+    main()
