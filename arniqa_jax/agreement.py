@@ -74,7 +74,7 @@ def losses_of_processes_said() -> Iterator[None]:
     """Turns the error of a collective that another process has left into a line.
 
     Raises:
-      ArniqaError: another process has ended.
+      LostProcessError: another process has ended.
     """
     try:
         yield
@@ -83,7 +83,7 @@ def losses_of_processes_said() -> Iterator[None]:
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _LOST):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise errors.ArniqaError(_lost(reason)) from error
+        raise errors.LostProcessError(_lost(reason)) from error
 
 
 def watch(heartbeat_seconds: float) -> None:
@@ -120,7 +120,7 @@ def _watch(heartbeat_seconds: float) -> None:
                 # Not through logging, whose lock may be held where all stands still.
                 line = _lost(f"process {other} was silent for {now - moment:.0f} s")
                 os.write(2, f"error: {line}\n".encode())
-                leave(errors.ArniqaError.exit_code, 0.2 * heartbeat_seconds)
+                leave(errors.LostProcessError.exit_code, 0.2 * heartbeat_seconds)
 
 
 def _lost(how: str) -> str:

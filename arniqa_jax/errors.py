@@ -17,6 +17,12 @@ class UsageError(ArniqaError):
     exit_code = 2
 
 
+class LostProcessError(ArniqaError):
+    """Another process of the run has ended; the code asks for all to start again."""
+
+    exit_code = 75
+
+
 class ImageError(ArniqaError):
     """One image cannot be used; the message names it and gives the reason."""
 
