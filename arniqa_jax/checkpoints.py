@@ -3,13 +3,15 @@
 A checkpoint is a directory `checkpoints/STEP` with two parts: `model` (`params` and
 `batch_stats`, what evaluation reads) and `training` (`step` and `opt_state`). Orbax
 writes it under another name and renames it when it is complete, so that a killed save
-leaves nothing that could be taken for a checkpoint.
+leaves nothing that could be taken for a checkpoint. What is removed is renamed first,
+for the same reason.
 """
 
 import importlib.metadata
 import logging as py_logging
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from arniqa_jax import errors
 from arniqa_jax.train_step import TrainState
 
-_policies = ocp.training.preservation_policies
+_REMOVED = ".removed"  # the end of the name of what was a checkpoint
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # Orbax tells about ten lines a save; and where a checkpoint is damaged, warnings and
@@ -43,17 +45,13 @@ class Checkpoints:
         self._directory = pathlib.Path(directory)
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         self._metadata = {"config": config, "versions": versions}
+        if jax.process_index() == 0:
+            for half in self._directory.glob(f"*{_REMOVED}"):
+                shutil.rmtree(half)
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
             cleanup_tmp_directories=True,
-            preservation_policy=_policies.AnyPreservationPolicy(
-                [
-                    _policies.LatestN(2),
-                    _policies.BestN(
-                        get_metric_fn=_srcc, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
+            preservation_policy=ocp.training.preservation_policies.PreserveAll(),
         )
 
     @property
@@ -77,6 +75,7 @@ class Checkpoints:
         Raises:
           CheckpointError: this or the previous checkpoint could not be written.
         """
+        self.wait()
         try:
             self._checkpointer.save_checkpointables_async(
                 int(state.step),
@@ -95,13 +94,14 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is complete on disk.
+        """Returns when the last checkpoint is complete on disk, and old ones are gone.
 
         Raises:
           CheckpointError: it could not be written; the one before it is intact.
         """
         try:
             self._checkpointer.wait()
+            self._remove_old()
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
 
@@ -131,6 +131,20 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written and releases the directory."""
         self._checkpointer.close()
+
+    def _remove_old(self) -> None:
+        """Removes all but the last two checkpoints and the best."""
+        if jax.process_index() > 0:
+            return
+        steps = [c.step for c in self._checkpointer.checkpoints]
+        for step in set(steps[:-2]) - {self.best}:
+            path = self._directory / str(step)
+            if path.exists():
+                # Orbax would remove it in place: killed meanwhile, it would leave what
+                # looks like a checkpoint and has only some of its files.
+                aside = path.with_name(f"{step}{_REMOVED}")
+                path.rename(aside)
+                shutil.rmtree(aside)
 
     def _not_written(self, error: Exception) -> errors.CheckpointError:
         return errors.CheckpointError(
@@ -211,11 +225,7 @@ def _best(checkpointer: ocp.training.Checkpointer) -> int | None:
     if not measured:
         return None if checkpointer.latest is None else checkpointer.latest.step
     # Of equal ones the first, whatever the order in which they are listed.
-    return max(measured, key=lambda c: (_srcc(c.metrics), -c.step)).step
-
-
-def _srcc(metrics: dict[str, float]) -> float:
-    return metrics["srcc"]
+    return max(measured, key=lambda c: (c.metrics["srcc"], -c.step)).step
 
 
 def _with_sharding(tree, sharding: jax.sharding.Sharding):

@@ -79,7 +79,8 @@ def initial_state(
 
 def run_key(seed: int, mesh: Mesh) -> jax.Array:
     """The key of a run, on all devices; every random number of a step comes from it."""
-    return jax.device_put(jax.random.key(seed), sharding.replicated(mesh))
+    replicated = sharding.replicated(mesh)
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated)()
 
 
 def degrade(

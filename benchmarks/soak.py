@@ -34,7 +34,7 @@ from arniqa_jax import encoders, metrics_log
 _ROOT = pathlib.Path(__file__).parents[1]
 _INTERRUPTED = _ROOT / "tests" / "interrupted_run.py"
 _STEPS, _SAVE, _VALIDATE = 8, 2, 4
-_FIELDS = {
+FIELDS = {
     "data.patch_size": 64,
     "model.arch": "tiny",
     "model.init": "random",
@@ -51,7 +51,7 @@ _FIELDS = {
 _PHASES = {"start": 15.0, "step": 0.2, "save": 0.3, "evaluation": 1.0}
 _KILLS_OF_A_RUN = 10
 # What the undisturbed run compiles, down to the smallest function, serves all others.
-_CACHE = {
+CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
@@ -71,9 +71,9 @@ def main():
     kills = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        _write_scored(folder / "scored")
+        write_scored(folder / "scored")
         _life(folder / "undisturbed", "never", arguments.processes, rng)
-        expected = _outcome(folder / "undisturbed")
+        expected = outcome(folder / "undisturbed")
         phases = [list(_PHASES)[n % len(_PHASES)] for n in range(arguments.kills)]
         rng.shuffle(phases)
         runs = 0
@@ -83,7 +83,7 @@ def main():
                 kills[phase] += _killed(run, phase, arguments.processes, rng)
             del phases[:_KILLS_OF_A_RUN]
             _life(run, "never", arguments.processes, rng)
-            _same(_outcome(run), expected, run)
+            _same(outcome(run), expected, run)
             runs += 1
             print(f"{kills.total()} kills, {runs} runs ended equal", flush=True)
     deadline = time.monotonic() + _GONE_WITHIN
@@ -100,7 +100,7 @@ def main():
     )
 
 
-def _write_scored(folder: pathlib.Path) -> None:
+def write_scored(folder: pathlib.Path) -> None:
     """Images of noise, their amounts the scores."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
     """
     before = _last_checkpoint(run)
     flags = ["--config=configs/pretrain.py", f"--workdir={run}"]
-    flags += [f"--config.{name}={value}" for name, value in _FIELDS.items()]
+    flags += [f"--config.{name}={value}" for name, value in FIELDS.items()]
     flags.append(f"--config.evaluation.root={run.parent}")
     # Workers change no batch; a worker costs the time to start it.
     flags.append(f"--config.data.workers={rng.choice([0, 0, 0, 1])}")
@@ -155,7 +155,7 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
                 stderr=subprocess.PIPE,
                 text=True,
                 # All that comes of it bears its mark.
-                env=os.environ | _CACHE | {"SOAK_RUN": str(run)},
+                env=os.environ | CACHE | {"SOAK_RUN": str(run)},
             )
         )
     errors = [child.communicate()[1] for child in children]
@@ -181,7 +181,7 @@ def _last_checkpoint(run: pathlib.Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def _outcome(run: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
+def outcome(run: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
     """The variables at the end as bytes, and `metrics.jsonl` without the times."""
     variables = encoders.load(run, "last").variables
     stored = {
@@ -189,7 +189,7 @@ def _outcome(run: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
     }
     lines = metrics_log.read(run / "metrics.jsonl")
-    timing = set(metrics_log.TIMING_FIELDS)
+    timing = set(metrics_log.TIMINGFIELDS)
     return stored, [{k: line[k] for k in line.keys() - timing} for line in lines]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -66,6 +67,31 @@ def test_the_last_two_and_the_best_are_kept(store, tmp_path):
     assert checkpoints.find(directory, "5") == 5
     with pytest.raises(errors.CheckpointError, match="untrained or one of the steps 2"):
         checkpoints.find(directory, "4")
+
+
+def test_a_kill_while_an_old_one_is_removed_leaves_no_half(
+    store, tmp_path, monkeypatch
+):
+    directory = tmp_path / "checkpoints"
+
+    def die_halfway(path):
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        for file in files[::2]:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    _save(store, {1: 0.4, 2: 0.5})
+    monkeypatch.setattr(shutil, "rmtree", die_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        _save(store, {3: 0.3})
+    monkeypatch.undo()
+    store.close()
+    again = checkpoints.Checkpoints(directory, {})
+    assert sorted(os.listdir(directory)) == ["2", "3"]
+    assert again.best == 2
+    for step in (2, 3):
+        again.restore(step, _abstract(), _replicated())
+    again.close()
 
 
 def test_of_equally_good_ones_the_first_is_the_best(store):

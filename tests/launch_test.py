@@ -17,7 +17,8 @@ from unittest import mock
 import pytest
 import yaml
 
-from arniqa_jax import command, main
+from arniqa_jax import command, main, metrics_log
+from benchmarks import soak
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _LAUNCH = _ROOT / "launch"
@@ -179,6 +180,50 @@ def _wait_for(condition):
             return value
         time.sleep(0.1)
     raise AssertionError(condition)
+
+
+def test_a_run_of_two_processes_survives_the_loss_of_one(tmp_path):
+    soak.write_scored(tmp_path / "scored")
+    fields = soak.FIELDS | {"evaluation.root": tmp_path, "data.workers": 1}
+    options = [f"--config.{name}={value}" for name, value in fields.items()]
+    outputs = {}
+    for name in ("undisturbed", "disturbed"):
+        run = tmp_path / name
+        with subprocess.Popen(
+            [
+                *(_LAUNCH / "local.sh", "2", "--config=configs/pretrain.py"),
+                *(f"--workdir={run}", *options),
+            ],
+            cwd=_ROOT,
+            env=os.environ | soak.CACHE | {"PYTHON": sys.executable},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as script:
+            if name == "disturbed":
+                _wait_for(
+                    lambda run=run: len(metrics_log.read(run / "metrics.jsonl")) > 2
+                )
+                os.kill(_process(script.pid, "--process_id=1"), signal.SIGKILL)
+            out, err = script.communicate()
+        assert script.returncode == 0, err
+        assert err.count("all start again") == (name == "disturbed"), err
+        outputs[name] = out.replace(str(run), "")
+    assert outputs["undisturbed"] == outputs["disturbed"]
+    assert outputs["disturbed"].count("written to") == 1
+    assert soak.outcome(run) == soak.outcome(tmp_path / "undisturbed")
+
+
+def _process(parent: int, argument: str) -> int:
+    """The child that was started with an argument."""
+    (found,) = (
+        int(child)
+        for child in pathlib.Path(f"/proc/{parent}/task/{parent}/children")
+        .read_text()
+        .split()
+        if argument.encode() in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+    return found
 
 
 @pytest.mark.parametrize(
