@@ -1,5 +1,6 @@
 """How commands start and end: codes, one line for an error, help without JAX."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -106,3 +107,18 @@ def test_a_stop_request_waits_and_the_second_ctrl_c_does_not():
         assert stop.exit_code == 130
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_flags_for_gpus_are_set_where_there_may_be_some(monkeypatch, installed):
+    """XLA would end the process at a flag that it does not know."""
+    monkeypatch.setenv("XLA_FLAGS", "--users_own=1")
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: object() if installed and name == "jax_cuda13_plugin" else None,
+    )
+    command._set_gpu_flags()
+    flags_given = os.environ["XLA_FLAGS"].split()
+    assert flags_given[-1] == "--users_own=1"  # the last one wins
+    assert len(flags_given) == (2 if installed else 1)
