@@ -25,7 +25,7 @@ _MESSAGE_BYTES = 4096
 _GRACE = 2.0
 _ALIVE = "arniqa_jax/alive"
 # What the messages of a broken collective have in them, by backend.
-_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat", "UNAVAILABLE", "peer")
+_LOST = ("Gloo", "NCCL", "coordination service", "heartbeat", "UNAVAILABLE")
 
 
 def agree(value: int) -> int:
@@ -70,7 +70,7 @@ def wait_for_all(place: str) -> None:
 
 
 @contextlib.contextmanager
-def losses_of_processes_said() -> Iterator[None]:
+def reporting_lost_process() -> Iterator[None]:
     """Turns the error of a collective that another process has left into a line.
 
     Raises:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -86,8 +87,9 @@ def start_processes(
         heartbeat_timeout_seconds=2 * heartbeat_seconds,
         shutdown_timeout_seconds=2 * heartbeat_seconds,
     )
-    agreement.watch(heartbeat_seconds)
     sys.excepthook = agreement.leave_after_traceback
+    agreement.watch(heartbeat_seconds)
+    _introduce_devices()
     if jax.process_index() > 0:
         # What happens is told once; what goes wrong, by each.
         logging.set_verbosity(logging.WARNING)
@@ -130,6 +132,19 @@ def _devices_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
     gpus = environment.get("SLURM_GPUS_ON_NODE")
     alone = environment.get("SLURM_STEP_NUM_NODES") == environment.get("SLURM_NTASKS")
     return list(range(int(gpus))) if gpus and alone else None
+
+
+def _introduce_devices() -> None:
+    """Has all devices, and one of each process, do something together once.
+
+    On CPUs they have 30 seconds for their first meeting, which they would miss later,
+    when one process compiles for longer than another; then nothing presses them.
+    """
+    agreement.wait_for_all("all processes have started")
+    mesh = make_mesh()
+    ones = np.ones(mesh.size, np.float32)
+    ones = jax.make_array_from_callback(ones.shape, over_batch(mesh), ones.__getitem__)
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))
 
 
 def _check_address(coordinator: str, process_id: int) -> None:

@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
     _check(config)
     workdir = Workdir(workdir_path)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(agreement.losses_of_processes_said())
+        stack.enter_context(agreement.reporting_lost_process())
         agreement.on_first_process(lambda: stack.enter_context(workdir.lock()))
         mesh = sharding.make_mesh()
         sharding.check_batch_size(

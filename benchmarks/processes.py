@@ -1,0 +1,129 @@
+"""One run by 1, 2 and 4 processes, and by a number that changes on the way.
+
+    python benchmarks/processes.py [--steps=20 --stop_every=5]
+
+Real processes that meet on 127.0.0.1, four simulated devices in all: the tiny encoder
+on the built-in photographs. Prints by how much losses and parameters differ from those
+of one process, relative to the largest; 1e-5 is what is promised. The last run is
+stopped by SIGTERM every few steps and goes on with 4, 2, 1, 2, 4 ... processes.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from arniqa_jax import checkpoints, command, encoders, metrics_log, workdir
+
+_DEVICES = 4
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def main():
+    """Runs all and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--stop_every", type=int, default=5, help="steps")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        print("processes          starts  seconds  loss diff.  parameter diff.")
+        for name, counts in {
+            "1": [1], "2": [2], "4": [4], "4, 2, 1, 2, 4 ...": [4, 2, 1, 2],
+        }.items():  # fmt: skip
+            path = folder / name.replace(", ", "-")
+            start = time.monotonic()
+            starts = run(path, counts, arguments)
+            seconds = time.monotonic() - start
+            differences = compare(path, folder / "1", arguments.steps)
+            figures = "  ".join(f"{d:10.1e}" for d in differences)
+            print(f"{name:17}  {starts:6}  {seconds:7.0f}  {figures}", flush=True)
+
+
+def run(path: pathlib.Path, counts: list[int], arguments) -> int:
+    """Runs to the end, with the next number of processes after each stop.
+
+    Returns:
+      How many starts it took.
+    """
+    for starts, count in enumerate(itertools.cycle(counts), start=1):
+        processes = start_processes(path, count, arguments.steps)
+        if len(counts) > 1:
+            stop_after(path, processes, arguments.stop_every)
+        codes = {process.wait() for process in processes}
+        if codes == {command.SUCCESS}:
+            return starts
+        if codes != {command.START_AGAIN}:
+            sys.exit(f"{path.name}: exit codes {codes}")
+
+
+def start_processes(
+    path: pathlib.Path, count: int, steps: int
+) -> list[subprocess.Popen]:
+    """Starts the processes of a run; one is no run of several."""
+    fields = {
+        "data.patch_size": 64, "data.workers": 0, "model.arch": "tiny",
+        "model.init": "random", "train.batch_size": 8, "train.steps": steps,
+        "train.checkpoint_every": steps, "train.picture_every": 0,
+        "evaluation.every_epochs": 0, "log.tensorboard": False,
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    together = [f"--coordinator={address}", f"--num_processes={count}"]
+    devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(_DEVICES // count)}
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "arniqa_jax.main"),
+                *("--config=configs/pretrain.py", f"--workdir={path}", *flags),
+                *([*together, f"--process_id={rank}"] if count > 1 else []),
+            ],
+            cwd=_ROOT,
+            env=os.environ | devices,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in range(count)
+    ]
+
+
+def stop_after(path: pathlib.Path, processes: list, steps: int) -> None:
+    """Sends SIGTERM to the last process once so many more steps are done."""
+    before = len(metrics_log.read(path / "metrics.jsonl"))
+    while len(metrics_log.read(path / "metrics.jsonl")) < before + steps:
+        if processes[-1].poll() is not None:
+            return
+        time.sleep(0.05)
+    processes[-1].send_signal(signal.SIGTERM)
+
+
+def compare(path: pathlib.Path, other: pathlib.Path, steps: int) -> list[float]:
+    """The largest differences of losses and of parameters, relative to the largest."""
+    model = encoders.build_model(workdir.read_config(path))
+    values = []
+    for run in (path, other):
+        lines = metrics_log.read(run / "metrics.jsonl")
+        variables = checkpoints.load_variables(
+            run / "checkpoints" / str(steps), encoders.abstract_variables(model)
+        )
+        params = [np.ravel(leaf) for leaf in jax.tree.leaves(variables["params"])]
+        losses = np.array([line["loss"] for line in lines if "loss" in line])
+        values.append((losses, np.concatenate(params)))
+    return [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(*values, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
