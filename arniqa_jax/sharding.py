@@ -214,7 +214,9 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Joins the parts that the processes hold into global arrays on the devices."""
     sharding = over_batch(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    # Meant to travel, also where JAX takes it for an oversight: on several processes.
+    with jax.transfer_guard("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, value)
+            for name, value in batch.items()
+        }

@@ -171,10 +171,12 @@ def test_a_truncated_file_is_an_error_of_one_line(store, tmp_path):
         [sys.executable, "-c", _READ, directory], capture_output=True, text=True
     )
     assert done.returncode == 1
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert "checkpoints/5 cannot be read" in lines[0]
-    assert "truncated or damaged" in lines[0]
+    # The last line is ours. A thread of Orbax may have the word before, once in many
+    # times: its event loop was closed under it.
+    *others, line = done.stderr.splitlines()
+    assert not others or "Event loop is closed" in others[-1], done.stderr
+    assert "checkpoints/5 cannot be read" in line
+    assert "truncated or damaged" in line
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(store, monkeypatch):
