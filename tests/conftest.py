@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 # Before JAX is imported, and inherited by the commands that tests start: the CPU, and
 # one compilation cache for all of the suite's runs; the user's own cache is left alone.
@@ -17,6 +18,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+# A suite that a shell started in the background ignores Ctrl-C, and so would all that
+# the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # grain's worker processes read absl flags, which only `app.run` parses.
 flags.FLAGS.mark_as_parsed()
