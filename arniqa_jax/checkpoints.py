@@ -11,7 +11,9 @@ import importlib.metadata
 import logging as py_logging
 import os
 import pathlib
+import re
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -24,11 +26,10 @@ from arniqa_jax.train_step import TrainState
 _REMOVED = ".removed"  # the end of the name of what was a checkpoint
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# Orbax tells about ten lines a save; and where a checkpoint is damaged, warnings and
-# tracebacks of its background tasks beside the error that reaches us.
-logging.get_absl_logger().addFilter(
-    lambda record: record.levelno > py_logging.WARNING or "orbax" not in record.pathname
-)
+# Orbax tells about ten lines a save; and where one fails or a checkpoint is damaged,
+# warnings and a thousand lines of tracebacks of its background tasks, beside the error
+# that reaches us.
+logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
 py_logging.getLogger("asyncio").setLevel(py_logging.CRITICAL)
 
 
@@ -237,16 +238,35 @@ def _with_sharding(tree, sharding: jax.sharding.Sharding):
 def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
     # Of a relative path, Orbax finds no metadata, without a word.
     directory = directory.absolute()
+    hook = sys.excepthook
+    sys.excepthook = _without_late_reads
     try:
         stored = ocp.checkpointables_metadata(directory).metadata
+        for part in like.keys() - stored.keys():
+            raise ValueError(f"it has no part {part!r}, only {', '.join(stored)}")
         _compare(stored["model"], like["model"])
-        return ocp.load_checkpointables(directory, like)
+        # One after the other: where one fails, Orbax warns of those not yet begun.
+        loaded = {}
+        for part, tree in like.items():
+            loaded |= ocp.load_checkpointables(directory, {part: tree})
+        sys.excepthook = hook
+        return loaded
     except (OSError, ValueError, KeyError) as error:
         raise errors.CheckpointError(
             f"{directory} cannot be read as a checkpoint of this model: "
             f"{_reason(error)}. Give a complete checkpoint of the same architecture, "
             "or remove this directory to go on from the one before it"
         ) from error
+
+
+def _without_late_reads(kind, error, traceback) -> None:
+    """A `sys.excepthook` for after one file could not be read.
+
+    The reads of other files, still under way, report to an event loop that Orbax has
+    closed; each would print a traceback.
+    """
+    if "Event loop is closed" not in str(error):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _compare(stored: dict[str, Any] | None, like: dict[str, Any]) -> None:
@@ -274,6 +294,7 @@ def _reason(error: BaseException) -> str:
     """The innermost cause, without TensorStore's specification and its way there."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).partition(" [tensorstore_spec")[0].strip()
+    # TensorStore appends its details, ` [name='value']`.
+    text = re.split(r" \[\w+=", str(error))[0].strip()
     text = text.splitlines()[0] if text else type(error).__name__
     return text.rsplit(": ", 1)[-1]

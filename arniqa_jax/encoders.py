@@ -44,11 +44,17 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
         return untrained(config)
     directory = os.path.join(path, "checkpoints")
     step = checkpoints.find(directory, checkpoint)
-    model = build_model(config)
+    try:
+        model, patch_size = build_model(config), config.data.patch_size
+    except (AttributeError, KeyError, TypeError) as error:
+        raise errors.CheckpointError(
+            f"{path}/config.json is of another version of this program ({error}); read "
+            "it with the version that wrote it"
+        ) from error
     variables = checkpoints.load_variables(
         os.path.join(directory, str(step)), abstract_variables(model)
     )
-    return Encoder(model, variables, f"step {step}", config.data.patch_size)
+    return Encoder(model, variables, f"step {step}", patch_size)
 
 
 def initial_variables(config: ConfigDict) -> dict[str, Any]:

@@ -24,11 +24,17 @@ class Workdir:
 
     Attributes:
       path: the directory; created where it is missing.
+
+    Raises:
+      UsageError: it cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path).absolute()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
 
     checkpoints = property(lambda self: self.path / "checkpoints")
     features = property(lambda self: self.path / "features")
@@ -43,8 +49,14 @@ class Workdir:
 
         Raises:
           ArniqaError: another run holds it.
+          UsageError: nothing can be written there.
         """
-        with open(self.path / ".lock", "a") as file:
+        lock = self.path / ".lock"
+        try:
+            lock.touch()
+        except OSError as error:
+            raise self._not_writable(error) from error
+        with open(lock, "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -53,6 +65,12 @@ class Workdir:
                     "choose another --workdir"
                 ) from None
             yield
+
+    def _not_writable(self, error: OSError) -> errors.UsageError:
+        return errors.UsageError(
+            f"--workdir={self.path}: a run cannot write there ({error.strerror}); "
+            "choose a directory that can be made and written"
+        )
 
     def settle_config(self, config: ConfigDict) -> None:
         """Writes the config of a new run, or compares it with that of the old one.
@@ -74,10 +92,17 @@ class Workdir:
         return logged or any(self.checkpoints.glob("[0-9]*"))
 
     def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:
+        other_fields = sorted(old.keys() ^ new.keys())
+        if other_fields:
+            raise errors.CheckpointError(
+                f"{self.config} is of another version of this program: only one of the "
+                f"two knows {', '.join(other_fields)}. Finish the run with the version "
+                "that began it, or choose another --workdir"
+            )
         differing = [
-            f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
+            f"{name} was {old[name]!r} and is {new[name]!r}"
+            for name in sorted(old)
+            if old[name] != new[name]
             and not name.startswith(_MAY_CHANGE)
             and not (name in _MAY_GROW and new[name] > old[name])
         ]
