@@ -1,0 +1,168 @@
+"""A run of several real processes, which meet on 127.0.0.1 and share a workdir.
+
+Four devices in all, in one process or in two; the tiny encoder on the built-in
+photographs. What one process does alone is tested in train_test; two that end together
+and start again, by their launcher, in launch_test.
+"""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import miniature
+import numpy as np
+import pytest
+from PIL import Image
+
+from arniqa_jax import checkpoints, encoders, metrics_log, workdir
+
+_INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
+_ROOT = pathlib.Path(__file__).parents[1]
+_STEPS, _DEVICES = 20, 4
+_FIELDS = {
+    "data.patch_size": 64,
+    "data.workers": 0,
+    "model.arch": "tiny",
+    "model.init": "random",
+    "model.embedding_dim": 16,
+    "train.batch_size": 8,
+    "train.steps": _STEPS,
+    "train.picture_every": 10,
+    "train.checkpoint_every": 4,
+    "evaluation.every_epochs": 0,
+    "log.tensorboard": False,
+}
+_HEARTBEAT = 15  # seconds
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> dict[str, str]:
+    """The fields that name a labelled dataset which is evaluated in no time."""
+    root = tmp_path_factory.mktemp("labelled")
+    rows = []
+    for k in range(30):
+        noise = np.random.default_rng(k).normal(128, 4 * k, (80, 90, 3))
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / f"{k:02}.png")
+        rows.append([f"{k:02}.png", 1 - k / 30])
+    miniature.write_csv(root / "scores.csv", "image,score", rows)
+    return {"evaluation.datasets": f"csv:{root}"}
+
+
+def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
+    """Runs a process for each of the moments at which it is to be interrupted.
+
+    Returns:
+      Of each process the exit code, standard output and standard error.
+    """
+    flags = [f"--config.{name}={value}" for name, value in (_FIELDS | fields).items()]
+    flags = ["--config=configs/pretrain.py", f"--workdir={path}", *flags]
+    if len(moments) > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            flags.append(f"--coordinator=127.0.0.1:{free.getsockname()[1]}")
+        flags.append(f"--num_processes={len(moments)}")
+        flags.append(f"--heartbeat_seconds={_HEARTBEAT}")
+    devices = {"JAX_NUM_CPU_DEVICES": str(_DEVICES // len(moments))}
+    started = []
+    for rank, moment in enumerate(moments):
+        rank_flag = [f"--process_id={rank}"] if len(moments) > 1 else []
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(_INTERRUPTED), moment, *flags, *rank_flag],
+                cwd=_ROOT,
+                env=os.environ | devices,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=900) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    # Gloo, which joins CPUs, greets on standard output.
+    return [
+        (process.returncode, re.sub(r"\[Gloo\].*\n", "", out), err)
+        for process, (out, err) in zip(started, outputs, strict=True)
+    ]
+
+
+def _finish(path, fields) -> str:
+    """Runs to the end as one process; returns what was printed."""
+    ((code, out, err),) = _run(path, fields, "never")
+    assert code == 0, err
+    return out
+
+
+def _record(path) -> dict[str, np.ndarray]:
+    """What `metrics.jsonl` says of the training steps, by field."""
+    lines = [m for m in metrics_log.read(path / "metrics.jsonl") if "loss" in m]
+    fields = lines[0].keys() - set(metrics_log.TIMING_FIELDS)
+    return {field: np.array([line[field] for line in lines]) for field in fields}
+
+
+def _assert_same_run(path, expected) -> None:
+    """The same steps, losses and variables, as far as float32 sums are the same."""
+    record, wanted = _record(path), _record(expected)
+    np.testing.assert_array_equal(record["step"], np.arange(_STEPS) + 1)
+    np.testing.assert_array_equal(record["bad_photos"], wanted["bad_photos"])
+    np.testing.assert_allclose(record["loss"], wanted["loss"], rtol=1e-5)
+    model = encoders.build_model(workdir.read_config(path))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        *(
+            checkpoints.load_variables(
+                run / "checkpoints" / str(_STEPS), encoders.abstract_variables(model)
+            )
+            for run in (path, expected)
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, labelled):
+    """A run of one process with four devices, and what it printed."""
+    path = tmp_path_factory.mktemp("one")
+    return path, _finish(path, labelled)
+
+
+def test_a_run_of_a_changing_number_of_processes(one_process, labelled, tmp_path):
+    # SIGTERM to one of two while it logs step 4: its wish travels with the batch of
+    # step 5, and both know of it when step 6 is under way.
+    for code, _, err in _run(tmp_path, labelled, "never", "step:4:SIGTERM"):
+        assert code == 75, err
+    assert checkpoints.find(tmp_path / "checkpoints", "last") == 6
+
+    ((code, _, err),) = _run(tmp_path, labelled, "step:12:SIGINT")
+    assert code == 130, err
+    assert "resuming at step 6" in err
+    assert checkpoints.find(tmp_path / "checkpoints", "last") == 13
+
+    (code, _, err), killed = _run(tmp_path, labelled, "never", "step:18")
+    assert killed[0] == -signal.SIGKILL, killed[2]
+    assert "resuming at step 13" in err
+    assert code == 75, err
+    assert err.splitlines()[-1].startswith("error: process 0 of 2 has lost another one")
+    assert "Traceback" not in err
+    # That of step 16 was still being written, or it was not.
+    assert checkpoints.find(tmp_path / "checkpoints", "last") in (13, 16)
+
+    expected, out = one_process
+    assert _finish(tmp_path, labelled).replace(str(tmp_path), str(expected)) == out
+    _assert_same_run(tmp_path, expected)
+
+
+def test_what_process_0_finds_wrong_is_said_by_all(one_process, labelled):
+    path, _ = one_process
+    before = (path / "config.json").read_bytes()
+    for code, out, err in _run(path, labelled | {"seed": 28}, "never", "never"):
+        assert (code, out) == (2, "")
+        assert "seed was 27 and is 28" in err.splitlines()[-1]
+    assert (path / "config.json").read_bytes() == before
