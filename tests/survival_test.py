@@ -79,14 +79,13 @@ def _resume(path) -> int:
 
 
 def _one_line(err: str) -> str:
-    """The error of a command, which is its last line.
+    """The error of a command.
 
-    A thread of Orbax may have its word before, once in many times: of an event loop
+    A thread of Orbax may have its word beside it, once in many times: of an event loop
     that was closed under it.
     """
     assert "Traceback" not in err or "Event loop is closed" in err
-    line = err.splitlines()[-1]
-    assert line.startswith("error: ")
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     return line
 
 
