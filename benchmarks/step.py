@@ -4,8 +4,9 @@
         [--set=model.dtype=bfloat16 ...] [--json=FILE] [--trace=DIR] [--no-yardstick]
         [--memory]
 
-Parts are programs of their own on the same data, the fastest of several runs each;
-their sum is more than the whole, which fuses them. The backward pass is the gradient
+Parts are programs of their own on one batch, the fastest of several runs each; the
+whole step has new batches, whose chains cost more or less, so that the parts need not
+add up to it. The backward pass is the gradient
 less the forward pass. Of photographs, `data.root` gives them (the built-in ones by
 default), and the wait for them is that of a loop of steps.
 
@@ -90,7 +91,9 @@ def _read_config(arguments: argparse.Namespace):
     changes = [f"--config.{change}" for change in arguments.set]
     if arguments.batch_size:
         changes.append(f"--config.train.batch_size={arguments.batch_size}")
-    values([sys.argv[0], f"--config={arguments.config}", *changes])
+    # Where ml_collections looks for the fields that are changed, whatever it is given.
+    sys.argv = [sys.argv[0], f"--config={arguments.config}", *changes]
+    values(sys.argv)
     return holder.value
 
 
