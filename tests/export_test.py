@@ -1,11 +1,14 @@
 """The exported program, run in a process that knows nothing of this package."""
 
+import pathlib
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import small_model
+from PIL import Image
 
 import arniqa_jax
 from arniqa_jax import errors, export
@@ -41,6 +44,27 @@ def test_equals_the_scorer(tmp_path):
     for line, count in zip(lines, (1, 3), strict=True):
         found = [float(score) for score in line.split()]
         np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+
+
+def test_the_loader_of_the_readme(tmp_path):
+    model = arniqa_jax.load(small_model.write(tmp_path / "model", "live"))
+    (tmp_path / "scorer.stablehlo").write_bytes(export.export(model))
+    # Narrower than a crop at half its size, and of odd sides.
+    pixels = np.random.default_rng(0).integers(0, 256, (71, 45, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    readme = pathlib.Path(__file__).parents[1] / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    (loader,) = (block for block in blocks if "jax.export" in block)
+    printed = subprocess.run(
+        [sys.executable, "-c", loader.replace("size=224", "size=32")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    (expected,) = model.score([tmp_path / "photo.jpg"])
+    assert float(printed.strip("[]\n")) == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_cannot_be_exported(tmp_path):
