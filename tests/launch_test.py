@@ -195,7 +195,7 @@ def test_a_run_of_two_processes_survives_the_loss_of_one(tmp_path):
                 *(f"--workdir={run}", *options),
             ],
             cwd=_ROOT,
-            env=os.environ | soak.CACHE | {"PYTHON": sys.executable},
+            env=os.environ | soak.ENVIRONMENT | {"PYTHON": sys.executable},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

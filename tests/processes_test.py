@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from arniqa_jax import checkpoints, encoders, metrics_log, workdir
+from benchmarks import soak
 
 _INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -67,7 +68,9 @@ def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
             flags.append(f"--coordinator=127.0.0.1:{free.getsockname()[1]}")
         flags.append(f"--num_processes={len(moments)}")
         flags.append(f"--heartbeat_seconds={_HEARTBEAT}")
-    devices = {"JAX_NUM_CPU_DEVICES": str(_DEVICES // len(moments))}
+    environment = soak.ENVIRONMENT | {
+        "JAX_NUM_CPU_DEVICES": str(_DEVICES // len(moments))
+    }
     started = []
     for rank, moment in enumerate(moments):
         rank_flag = [f"--process_id={rank}"] if len(moments) > 1 else []
@@ -75,7 +78,7 @@ def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
             subprocess.Popen(
                 [sys.executable, str(_INTERRUPTED), moment, *flags, *rank_flag],
                 cwd=_ROOT,
-                env=os.environ | devices,
+                env=os.environ | environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
