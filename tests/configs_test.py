@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 import configs.pretrain
 from arniqa_jax import command, evaluate, train
+from benchmarks import soak
 
 _NAMES = sorted(
     path.stem for path in pathlib.Path(configs.pretrain.__file__).parent.glob("*.py")
@@ -46,9 +47,12 @@ def test_every_field_is_read(monkeypatch, tmp_path):
             "model.init": "random",
             "train.batch_size": 8,
             "train.steps": 1,
+            "evaluation.datasets": "csv:scored/table.csv",
+            "evaluation.root": str(tmp_path),
             "evaluation.figures": False,
         }
     )
+    soak.write_scored(tmp_path / "scored")
     names = {id(config): "", **{id(group): f"{n}." for n, group in config.items()}}
     read, get, copy = set(), ConfigDict.__getitem__, ConfigDict.to_dict
     copying = []
@@ -68,6 +72,7 @@ def test_every_field_is_read(monkeypatch, tmp_path):
     names = {key: name for key, name in names.items() if name != "seed."}
     monkeypatch.setattr(ConfigDict, "__getitem__", noting)
     monkeypatch.setattr(ConfigDict, "to_dict", without_noting)
-    assert train.run(config, tmp_path) == 0
-    assert evaluate.evaluate(config, tmp_path, tmp_path, "last") == 0
+    run = tmp_path / "run"
+    assert train.run(config, run) == 0
+    assert evaluate.evaluate(config, run, run, "last") == 0
     assert command.config_fields(config.to_dict()).keys() - read == set()
