@@ -59,12 +59,21 @@ class BatchNorm(nn.Module):
                 f"model.batch_norm_groups={self.groups} has to divide the rows of a "
                 f"view, found {x.shape[0] / self.views:g}"
             )
-        rows = rows_of_view // self.groups
-        parts = x.reshape(self.groups, rows, self.views, *x.shape[1:])
-        normalized, mean_GVC, var_GVC = _normalize(parts, scale, bias, self.epsilon)
+        # An axis of length 1 would leave XLA a choice between two layouts, and it would
+        # copy the result of each 1x1 convolution from one into the other.
+        split = [(self.groups, False), (rows_of_view // self.groups, True)]
+        split.append((self.views, False))
+        split = [(size, summed) for size, summed in split if size > 1 or summed]
+        split += [(size, True) for size in x.shape[1:-1]]
+        within = tuple(axis for axis, (_, summed) in enumerate(split) if summed)
+        parts = x.reshape(*(size for size, _ in split), channels)
+        normalized, mean, var = _normalize(parts, scale, bias, within, self.epsilon)
         if not self.is_initializing():
             count = x.size // (self.groups * self.views * channels)
-            means_VC, vars_VC = lax.stop_gradient((mean_GVC.mean(0), var_GVC.mean(0)))
+            mean_GVC, var_GVC = lax.stop_gradient(
+                [v.reshape(self.groups, self.views, channels) for v in (mean, var)]
+            )
+            means_VC, vars_VC = mean_GVC.mean(0), var_GVC.mean(0)
             vars_VC *= count / max(count - 1, 1)
             old = self.momentum
             for mean_C, var_C in zip(means_VC, vars_VC, strict=True):
@@ -73,57 +82,62 @@ class BatchNorm(nn.Module):
         return normalized.reshape(x.shape).astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _normalize(
-    x: jax.Array, scale_C: jax.Array, bias_C: jax.Array, epsilon: float
+    x: jax.Array,
+    scale_C: jax.Array,
+    bias_C: jax.Array,
+    within: tuple[int, ...],
+    epsilon: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises each view in each group, in float32.
+    """Normalises in float32.
 
     Args:
-      x: (G groups, rows, V views, ..., C).
+      x: (..., C).
       scale_C: factors after the normalisation.
       bias_C: added at the end.
+      within: the axes whose values are normalised together.
       epsilon: added to the variance.
 
     Returns:
-      The result, of the shape of x; means and biased variances (G, V, C), which
-      take no part in the gradient.
+      The result, of the shape of x; means and biased variances, of the shape of x
+      without the axes of `within`, which take no part in the gradient.
     """
-    return _normalize_forward(x, scale_C, bias_C, epsilon)[0]
+    return _normalize_forward(x, scale_C, bias_C, within, epsilon)[0]
 
 
-def _normalize_forward(x, scale_C, bias_C, epsilon):
-    within = (1, *range(3, x.ndim - 1))
+def _normalize_forward(x, scale_C, bias_C, within, epsilon):
     wide = x.astype(jnp.float32)
-    mean_GVC = wide.mean(within)
+    mean = wide.mean(within)
     # One pass over x instead of two: var = E[x^2] - E[x]^2.
-    var_GVC = jnp.maximum((wide * wide).mean(within) - mean_GVC**2, 0)
-    deviation_GVC = lax.rsqrt(var_GVC + epsilon)
-    factor_GVC = _as_row(scale_C, mean_GVC) * deviation_GVC
-    shift_GVC = _as_row(bias_C, mean_GVC) - mean_GVC * factor_GVC
-    y = wide * _over(factor_GVC, x) + _over(shift_GVC, x)
-    return (y, mean_GVC, var_GVC), (x, scale_C, mean_GVC, deviation_GVC)
+    var = jnp.maximum((wide * wide).mean(within) - mean**2, 0)
+    deviation = lax.rsqrt(var + epsilon)
+    factor = _as_row(scale_C, mean) * deviation
+    shift = _as_row(bias_C, mean) - mean * factor
+    y = wide * _over(factor, x, within) + _over(shift, x, within)
+    return (y, mean, var), (x, scale_C, mean, deviation)
 
 
-def _normalize_backward(epsilon, residuals, cotangents):
+def _normalize_backward(within, epsilon, residuals, cotangents):
     # With n values to a channel, r = (var + epsilon)^-1/2, h = (x - mean) r and
     # y = scale h + bias:
     #   dbias = sum dy,  dscale = sum dy h = r (sum dy x - mean sum dy),
     #   dx = scale r (dy - dbias / n - h dscale / n),
     # of which all but two sums over the array and one pass at the end is per channel.
     del epsilon
-    x, scale_C, mean_GVC, deviation_GVC = residuals
+    x, scale_C, mean, deviation = residuals
     dy = cotangents[0]
-    within = (1, *range(3, x.ndim - 1))
-    count = x.size // mean_GVC.size
+    count = x.size // mean.size
     wide = x.astype(jnp.float32)
-    dbias_GVC = dy.sum(within)
-    dscale_GVC = deviation_GVC * ((dy * wide).sum(within) - mean_GVC * dbias_GVC)
-    factor_GVC = _as_row(scale_C, mean_GVC) * deviation_GVC
-    slope_GVC = -factor_GVC * deviation_GVC * dscale_GVC / count
-    shift_GVC = -factor_GVC * dbias_GVC / count - slope_GVC * mean_GVC
-    dx = dy * _over(factor_GVC, x) + wide * _over(slope_GVC, x) + _over(shift_GVC, x)
-    return dx.astype(x.dtype), dscale_GVC.sum((0, 1)), dbias_GVC.sum((0, 1))
+    dbias = dy.sum(within)
+    dscale = deviation * ((dy * wide).sum(within) - mean * dbias)
+    factor = _as_row(scale_C, mean) * deviation
+    slope = -factor * deviation * dscale / count
+    shift = -factor * dbias / count - slope * mean
+    dx = dy * _over(factor, x, within) + wide * _over(slope, x, within)
+    dx += _over(shift, x, within)
+    others = tuple(range(mean.ndim - 1))
+    return dx.astype(x.dtype), dscale.sum(others), dbias.sum(others)
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -134,10 +148,10 @@ def _as_row(vector_C: jax.Array, like: jax.Array) -> jax.Array:
     return vector_C.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-def _over(values_GVC: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives values per group, view and channel the rank of `like`."""
-    groups, views, channels = values_GVC.shape
-    return values_GVC.reshape(groups, 1, views, *(1,) * (like.ndim - 4), channels)
+def _over(values: jax.Array, like: jax.Array, within: tuple[int, ...]) -> jax.Array:
+    """Gives values without the axes of `within` the rank of `like`."""
+    sizes = enumerate(like.shape)
+    return values.reshape([1 if axis in within else size for axis, size in sizes])
 
 
 @jax.custom_vjp
