@@ -15,6 +15,7 @@ Nothing here, and nothing at the top of a command module, may import JAX: `--hel
 to answer at once.
 """
 
+import errno
 import importlib.util
 import logging as py_logging
 import os
@@ -71,8 +72,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        # A full disk, a missing permission: the operating system names the file.
-        code = report(error, FAILURE)
+        code = report(_describe_os_error(error), FAILURE)
     if "arniqa_jax.agreement" in sys.modules:
         # One of several processes must not wait for the others, which wait for it.
         sys.modules["arniqa_jax.agreement"].leave(code)
@@ -154,6 +154,18 @@ def report(message: object, code: int) -> int:
     """Prints one line on standard error and returns `code`."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     return code
+
+
+def _describe_os_error(error: OSError) -> str:
+    """The words of the system, and what to do about a full disk."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return str(error)
+    # Where writing fails, not opening, the system names no file.
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}{error.strerror}: make room and start again; what was complete before "
+        "is kept"
+    )
 
 
 def _prepare_environment() -> None:

@@ -141,5 +141,8 @@ def write_aside(path: pathlib.Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk it names none
+        raise
     finally:
         aside.unlink(missing_ok=True)

@@ -38,7 +38,13 @@ def _fail(error):
     [
         (errors.ArniqaError("two\nlines"), 1, "two lines"),
         (errors.UsageError("wrong"), 2, "wrong"),
-        (OSError(28, "No space left on device", "file"), 1, "No space left on device"),
+        (
+            OSError(28, "No space left on device", "f"),
+            1,
+            "f: No space left on device: ",
+        ),
+        (OSError(28, "No space left"), 1, "error: No space left: make room"),
+        (PermissionError(13, "Permission denied", "f"), 1, "Permission denied: 'f'"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
     ],
 )
