@@ -4,7 +4,7 @@
 
 The program takes crops, uint8 (N, 5, 2, P, P, 3) with P the crop size of the model
 (224), in the order of `arniqa_jax.data.crops.evaluation_crops`, and gives scores,
-float32 (N,), for any N, on cpu, cuda and tpu. JAX alone runs it.
+float32 (N,), for any N, on cpu, cuda and tpu. JAX and flatbuffers alone run it.
 """
 
 import pathlib

@@ -2,10 +2,11 @@
 # Trains on a TPU slice. It is made where it is missing, and made again, the run then
 # resuming, where it was preempted. Run it in the repository, of which HEAD is installed.
 #
-#   launch/tpu_pod.sh [--dry-run] NAME --config=FILE --workdir=/mnt/share/run [FLAGS...]
+#   launch/tpu_pod.sh [--dry-run] NAME --config=FILE --workdir=../share/run [FLAGS...]
 #
 # Environment: ZONE, TYPE, VERSION (of the image), SPOT (1; 0: on demand), RESTARTS (100),
-# NFS (HOST:/PATH of a file share, mounted as /mnt/share, where the workdir has to be).
+# NFS (HOST:/PATH of a file share, mounted as ~/share, beside the code; the workdir has to
+# be in it).
 # The slice stays: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 
@@ -28,7 +29,7 @@ state() {
   gcloud compute tpus tpu-vm describe "$name" "$zone" --format='value(state)' || echo missing
 }
 
-mount="mountpoint -q /mnt/share || { sudo apt-get -qq update && sudo apt-get -qq install nfs-common && sudo mkdir -p /mnt/share && sudo mount -t nfs '${NFS:?HOST:/PATH of a file share}' /mnt/share; }"
+mount="mountpoint -q share || { sudo apt-get -qq update && sudo apt-get -qq install nfs-common && mkdir -p share && sudo mount -t nfs '${NFS:?HOST:/PATH of a file share}' share; }"
 # The Python of the images is older than ours; uv fetches one.
 install="rm -rf arniqa && mkdir arniqa && cd arniqa && tar -xzf ../arniqa.tar.gz && pip3 install --quiet --user uv && python3 -m uv venv --quiet --python=3.11 && python3 -m uv pip install --quiet --constraint=constraints.txt . 'jax[tpu]'"
 
