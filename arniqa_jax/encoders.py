@@ -178,9 +178,7 @@ def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:
 
 
 def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
-    @jax.jit  # one program, of which the compiler drops the forward pass
-    def init(key):
-        # Any size will do: the shapes of the parameters do not depend on it.
-        return model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
-
-    return init(jax.random.key(seed))
+    # One program, of which the compiler drops the forward pass. Any size will do: the
+    # shapes of the parameters do not depend on it.
+    init = jax.jit(model.init, static_argnames="train")
+    return init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), train=False)

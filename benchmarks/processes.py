@@ -13,7 +13,6 @@ import itertools
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import time
 
 import jax
 import numpy as np
+import soak
 
 from arniqa_jax import checkpoints, command, encoders, metrics_log, workdir
 
@@ -79,10 +79,7 @@ def start_processes(
         "evaluation.every_epochs": 0, "log.tensorboard": False,
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    together = [f"--coordinator={address}", f"--num_processes={count}"]
+    together = [f"--coordinator={soak.free_address()}", f"--num_processes={count}"]
     devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(_DEVICES // count)}
     return [
         subprocess.Popen(

@@ -105,6 +105,12 @@ def main():
     )
 
 
+def free_address() -> str:
+    """HOST:PORT of this machine, for processes to meet at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def write_scored(folder: pathlib.Path) -> None:
     """Images of noise, their amounts the scores."""
     folder.mkdir()
@@ -144,9 +150,8 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
     # Workers change no batch; a worker costs the time to start it.
     flags.append(f"--config.data.workers={rng.choice([0, 0, 0, 1])}")
     if processes > 1:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            flags.append(f"--coordinator=127.0.0.1:{free.getsockname()[1]}")
-        flags += [f"--num_processes={processes}", "--heartbeat_seconds=10"]
+        flags += [f"--coordinator={free_address()}", f"--num_processes={processes}"]
+        flags.append("--heartbeat_seconds=10")
     victim = rng.randrange(processes)
     children = []
     for rank in range(processes):

@@ -9,15 +9,12 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 
 import jax
-import miniature
 import numpy as np
 import pytest
-from PIL import Image
 
 from arniqa_jax import checkpoints, encoders, metrics_log, workdir
 from benchmarks import soak
@@ -45,13 +42,8 @@ _HEARTBEAT = 15  # seconds
 def labelled(tmp_path_factory) -> dict[str, str]:
     """The fields that name a labelled dataset which is evaluated in no time."""
     root = tmp_path_factory.mktemp("labelled")
-    rows = []
-    for k in range(30):
-        noise = np.random.default_rng(k).normal(128, 4 * k, (80, 90, 3))
-        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(root / f"{k:02}.png")
-        rows.append([f"{k:02}.png", 1 - k / 30])
-    miniature.write_csv(root / "scores.csv", "image,score", rows)
-    return {"evaluation.datasets": f"csv:{root}"}
+    soak.write_scored(root / "scored")
+    return {"evaluation.datasets": f"csv:{root}/scored"}
 
 
 def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
@@ -63,14 +55,10 @@ def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
     flags = [f"--config.{name}={value}" for name, value in (_FIELDS | fields).items()]
     flags = ["--config=configs/pretrain.py", f"--workdir={path}", *flags]
     if len(moments) > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            flags.append(f"--coordinator=127.0.0.1:{free.getsockname()[1]}")
+        flags.append(f"--coordinator={soak.free_address()}")
         flags.append(f"--num_processes={len(moments)}")
         flags.append(f"--heartbeat_seconds={_HEARTBEAT}")
-    environment = soak.ENVIRONMENT | {
-        "JAX_NUM_CPU_DEVICES": str(_DEVICES // len(moments))
-    }
+    devices = {"JAX_NUM_CPU_DEVICES": str(_DEVICES // len(moments))}
     started = []
     for rank, moment in enumerate(moments):
         rank_flag = [f"--process_id={rank}"] if len(moments) > 1 else []
@@ -78,7 +66,7 @@ def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
             subprocess.Popen(
                 [sys.executable, str(_INTERRUPTED), moment, *flags, *rank_flag],
                 cwd=_ROOT,
-                env=os.environ | environment,
+                env=os.environ | soak.ENVIRONMENT | devices,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from arniqa_jax import command, errors, score
 from arniqa_jax.scoring import inputs, tables
+from benchmarks import soak
 
 
 @pytest.fixture(scope="module")
@@ -226,28 +226,23 @@ def test_two_processes_write_what_one_does(model, tmp_path):
     (photos / "2.png").write_bytes(b"")
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     assert _run(model, photos, f"--output={one}") == 1
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    flags = [f"--model={model}", photos, f"--output={two}", "--resume", address]
+    flags = [f"--model={model}", photos, f"--output={two}", "--resume"]
+    flags += [f"--coordinator={soak.free_address()}", "--num_processes=2"]
     # One image of the other one's part was scored before, and is not again.
     lines = one.read_text().splitlines(keepends=True)
     lines[2] = f"{photos}/1.png,0.123456,\n"
     (tmp_path / "two.part-1-of-2.csv").write_text(lines[0] + lines[2])
     processes = [
         subprocess.Popen(
-            [
-                *(sys.executable, "-m", "arniqa_jax.score", *flags),
-                *("--num_processes=2", f"--process_id={rank}"),
-            ],
+            [sys.executable, "-m", "arniqa_jax.score", *flags, f"--process_id={rank}"],
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    errors_of = [process.communicate(timeout=300)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
     # One image of the first one's part has no score, which both know.
-    assert [process.returncode for process in processes] == [1, 1], errors_of
+    assert [process.returncode for process in processes] == [1, 1], said
     assert two.read_text() == "".join(lines)
     assert sorted(tmp_path.glob("*two*")) == [two]
 

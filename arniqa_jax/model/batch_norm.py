@@ -59,14 +59,13 @@ class BatchNorm(nn.Module):
                 f"model.batch_norm_groups={self.groups} has to divide the rows of a "
                 f"view, found {x.shape[0] / self.views:g}"
             )
+        shape = (self.groups, rows_of_view // self.groups, self.views, *x.shape[1:])
+        apart = (0, 2)  # groups and views
         # An axis of length 1 would leave XLA a choice between two layouts, and it would
         # copy the result of each 1x1 convolution from one into the other.
-        split = [(self.groups, False), (rows_of_view // self.groups, True)]
-        split.append((self.views, False))
-        split = [(size, summed) for size, summed in split if size > 1 or summed]
-        split += [(size, True) for size in x.shape[1:-1]]
-        within = tuple(axis for axis, (_, summed) in enumerate(split) if summed)
-        parts = x.reshape(*(size for size, _ in split), channels)
+        axes = [a for a, size in enumerate(shape) if size > 1 or a not in apart]
+        within = tuple(i for i, a in enumerate(axes[:-1]) if a not in apart)
+        parts = x.reshape([shape[a] for a in axes])
         normalized, mean, var = _normalize(parts, scale, bias, within, self.epsilon)
         if not self.is_initializing():
             count = x.size // (self.groups * self.views * channels)
