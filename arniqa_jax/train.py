@@ -23,6 +23,7 @@ from arniqa_jax import (
     errors,
     metrics_log,
     pictures,
+    plans,
     schedules,
     sharding,
     throughput,
@@ -38,33 +39,6 @@ from arniqa_jax.train_step import TrainState
 from arniqa_jax.workdir import Workdir
 
 
-class Plan(NamedTuple):
-    """What a config means for a number of photographs, in steps.
-
-    Attributes:
-      epoch: steps of an epoch.
-      total: step at which the run ends.
-      evaluate_every: steps between validations; 0 for none before the end.
-      save_every: steps between checkpoints.
-    """
-
-    epoch: int
-    total: int
-    evaluate_every: int
-    save_every: int
-
-
-def make_plan(config: ConfigDict, photographs: int) -> Plan:
-    """Turns the epochs of a config into steps."""
-    epoch = max(1, photographs // config.train.batch_size)
-    return Plan(
-        epoch=epoch,
-        total=config.train.steps or config.train.epochs * epoch,
-        evaluate_every=config.evaluation.every_epochs * epoch,
-        save_every=config.train.checkpoint_every or epoch,
-    )
-
-
 def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
     """Pre-trains as the config says, or resumes, and evaluates at the end.
 
@@ -75,7 +49,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
     Returns:
       The exit code: 0 when all is done, or that of a stop that was asked for.
     """
-    _check(config)
+    plans.check(config)
     workdir = Workdir(workdir_path)
     with contextlib.ExitStack() as stack:
         stack.enter_context(agreement.reporting_lost_process())
@@ -95,32 +69,6 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
         checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())
         stack.callback(checkpoints.close)
         return _Run(config, workdir, mesh, source, benchmarks, checkpoints).execute()
-
-
-def _check(config: ConfigDict) -> None:
-    """Raises UsageError for a number that makes no sense."""
-    for group, field, least in (
-        ("data", "patch_size", 32),
-        ("data", "workers", 0),
-        ("model", "embedding_dim", 1),
-        ("model", "batch_norm_groups", 1),
-        ("train", "batch_size", 1),
-        ("train", "epochs", 1),
-        ("train", "steps", 0),
-        ("train", "log_every", 1),
-        ("train", "picture_every", 0),
-        ("train", "checkpoint_every", 0),
-        ("train", "accumulation", 1),
-        ("evaluation", "every_epochs", 0),
-    ):
-        if config[group][field] < least:
-            raise errors.UsageError(
-                f"{group}.{field}={config[group][field]}: expected at least {least}"
-            )
-    if config.loss.temperature <= 0:
-        raise errors.UsageError(
-            f"loss.temperature={config.loss.temperature}: expected above 0"
-        )
 
 
 def _due(step: int, every: int, last: bool) -> bool:
@@ -154,7 +102,7 @@ class _Run:
         self._source = source
         self._benchmarks = benchmarks
         self._checkpoints = checkpoints
-        self._plan = make_plan(config, len(source))
+        self._plan = plans.make_plan(config, len(source))
         self._model = encoders.build_model(config)
         self._schedule = schedules.learning_rate_schedule(
             **config.schedule,

@@ -9,7 +9,7 @@ import openpyxl
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.data import benchmarks
+from arniqa_jax.data import benchmarks, custom
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_table_of_ones_own(tmp_path, header):
     delimiter = next(c for c in header if c in ",;\t")
     lines = [f"my photos/a ({i}).png{delimiter}{s}" for i, s in enumerate(scores)]
     (tmp_path / "table.csv").write_text("\ufeff" + "\n".join([header, *lines]))
-    opened = benchmarks.open_csv(tmp_path)
+    opened = custom.open_csv(tmp_path)
     assert opened.scores_N.tolist() == scores and opened.kind == "custom"
     assert opened.higher_is_better == ("dmos" not in header)
     assert opened.score_range == (min(scores), max(scores))
@@ -290,19 +290,19 @@ def test_table_of_ones_own_with_split_and_reference(tmp_path):
     ]
     table = tmp_path / "one.csv"
     miniature.write_csv(table, "image,score,reference,split", rows)
-    (split,) = benchmarks.open_csv(table).splits
+    (split,) = custom.open_csv(table).splits
     assert split.test.tolist() == [6, 7, 8, 9]
     miniature.write_csv(table, "image,score,reference", [row[:3] for row in rows])
-    assert len(set(benchmarks.open_csv(table).contents)) == 4
+    assert len(set(custom.open_csv(table).contents)) == 4
     rows[4][3] = "trian"
     miniature.write_csv(table, "image,score,reference,split", rows)
     with pytest.raises(errors.DatasetError, match="line 6: split 'trian'"):
-        benchmarks.open_csv(table)
+        custom.open_csv(table)
     miniature.write_csv(tmp_path / "two.csv", "image,score", [])
     with pytest.raises(
         errors.DatasetError, match=r"one \.csv file .* one.csv, two.csv"
     ):
-        benchmarks.open_csv(tmp_path)
+        custom.open_csv(tmp_path)
 
 
 @pytest.mark.shared

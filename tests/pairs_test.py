@@ -1,44 +1,14 @@
 """What a batch of pairs holds, and that nothing but seed and step decides it."""
 
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
+from memory_photos import Photos, flat
 from PIL import Image
 
 from arniqa_jax.data import crops, pairs, photos
-from arniqa_jax.errors import ArniqaError, DatasetError, ImageError, UsageError
-
-
-class Photos:
-    """Photographs in memory, some of them bad; counts how often each is decoded."""
-
-    def __init__(self, images, bad=()):
-        self.images, self.bad, self.decoded = images, bad, []
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        if index in self.bad:
-            raise ImageError(f"{self.name(index)}: truncated")
-        self.decoded.append(index)
-        return self.images[index]
-
-    def name(self, index):
-        return f"{index}.png"
-
-
-def _flat(number, bad=(), size=4):
-    """Photograph i has the value i everywhere, from 1 on: 0 is what lies outside."""
-    levels = range(1, number + 1)
-    return Photos([np.full((size, size, 3), k, np.uint8) for k in levels], bad)
+from arniqa_jax.errors import DatasetError, UsageError
 
 
 def _noise(number):
@@ -79,7 +49,7 @@ def test_shapes_and_types():
 
 @pytest.mark.parametrize("pairing", pairs.PAIRINGS)
 def test_both_views_show_the_photographs_of_the_record(pairing):
-    batches = _take(_flat(6), 9, pairing=pairing, patch_size=2)
+    batches = _take(flat(6), 9, pairing=pairing, patch_size=2)
     images = _concatenate(batches, "images")
     record = _concatenate(batches, "record")
     expected = np.broadcast_to((record + 1)[:, :, None, None, None, None], images.shape)
@@ -114,7 +84,7 @@ def test_crops_of_a_pair_are_drawn_independently():
 
 
 def test_an_epoch_shows_every_photograph_once_as_view_a_in_a_new_order():
-    records = _concatenate(_take(_flat(8), 6), "record")[:, 0].reshape(3, 8)
+    records = _concatenate(_take(flat(8), 6), "record")[:, 0].reshape(3, 8)
     for epoch in records:
         assert sorted(epoch) == list(range(8))
     assert not (records[0] == records[1]).all()
@@ -122,9 +92,9 @@ def test_an_epoch_shows_every_photograph_once_as_view_a_in_a_new_order():
 
 
 def test_seeds_are_new_for_each_pair_and_epoch_and_follow_the_seed():
-    seeds = _concatenate(_take(_flat(8), 10), "seed")
+    seeds = _concatenate(_take(flat(8), 10), "seed")
     assert len(set(seeds.tolist())) == 40
-    other = _concatenate(_take(_flat(8), 10, seed=28), "seed")
+    other = _concatenate(_take(flat(8), 10, seed=28), "seed")
     assert not set(seeds.tolist()) & set(other.tolist())
 
 
@@ -135,7 +105,7 @@ def test_the_seed_is_the_first_number_drawn_for_a_pair():
 
 def test_partners_are_uniform_among_the_others():
     record = _concatenate(
-        _take(_flat(6, size=1), 60, patch_size=1, batch_size=60), "record"
+        _take(flat(6, size=1), 60, patch_size=1, batch_size=60), "record"
     )
     counts = np.zeros((6, 6))
     np.add.at(counts, tuple(record.T), 1)
@@ -185,7 +155,7 @@ def test_the_shares_of_the_processes_are_the_rows_of_one(pairing):
 
 
 def test_rolled_takes_the_photograph_of_the_next_row_and_decodes_each_once():
-    source = _flat(12)
+    source = flat(12)
     batches = _take(source, 3, pairing="rolled")
     for batch in batches:
         np.testing.assert_array_equal(
@@ -201,7 +171,7 @@ def test_rolled_passes_over_the_same_photograph_in_the_next_row():
 
 
 def test_the_cache_gives_way_to_the_latest_photograph():
-    source = _flat(4)
+    source = flat(4)
     load = pairs._Loader(
         source,
         patch_size=4,
@@ -220,7 +190,7 @@ def test_the_cache_gives_way_to_the_latest_photograph():
 
 
 def test_unreadable_photographs_are_replaced_by_the_next_readable_one():
-    source = _flat(10, bad=(3, 4, 9))
+    source = flat(10, bad=(3, 4, 9))
     batches = _take(source, 30, max_bad_share=0.3)
     record = _concatenate(batches, "record")
     skipped = _concatenate(batches, "skipped")
@@ -232,7 +202,7 @@ def test_unreadable_photographs_are_replaced_by_the_next_readable_one():
 
 
 def test_bad_photographs_are_named_once_and_counted_each_time(caplog):
-    source = _flat(10, bad=(3, 4, 9))
+    source = flat(10, bad=(3, 4, 9))
     batches = _take(source, 30, max_bad_share=0.3)
     bad = pairs.BadPhotographs(source, 0.3)
     counts = [bad.update(batch) for batch in batches]
@@ -247,7 +217,7 @@ def test_bad_photographs_are_named_once_and_counted_each_time(caplog):
 
 
 def test_a_partner_among_those_passed_over_is_not_called_bad(caplog):
-    source = _flat(5, bad=(1, 3))
+    source = flat(5, bad=(1, 3))
     bad = pairs.BadPhotographs(source, 0.4)
     batch = {"record": np.array([[2, 4]]), "skipped": np.array([[0, 2]])}
     assert bad.update(batch) == 2
@@ -256,7 +226,7 @@ def test_a_partner_among_those_passed_over_is_not_called_bad(caplog):
 
 def test_more_distinct_bad_photographs_than_allowed_end_the_run():
     # Never two in a row, so that only counting over batches finds them.
-    source = _flat(20, bad=(3, 8, 13))
+    source = flat(20, bad=(3, 8, 13))
     batches = _take(source, 40, max_bad_share=0.1)
     bad = pairs.BadPhotographs(source, 0.1)
     with pytest.raises(
@@ -271,7 +241,7 @@ def test_more_distinct_bad_photographs_than_allowed_end_the_run():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_in_a_row_end_the_run_with_one_line(workers):
-    source = _flat(10, bad=(4, 5, 6))
+    source = flat(10, bad=(4, 5, 6))
     with pytest.raises(DatasetError) as caught:
         _take(source, 20, max_bad_share=0.29, workers=workers)
     assert type(caught.value) is DatasetError
@@ -282,14 +252,14 @@ def test_too_many_in_a_row_end_the_run_with_one_line(workers):
 
 
 def test_the_share_is_not_lost_to_rounding():
-    source = _flat(100, bad=tuple(range(29)))
+    source = flat(100, bad=tuple(range(29)))
     record = _concatenate(_take(source, 30, max_bad_share=0.29), "record")
     assert record.min() == 29
 
 
 def test_a_single_readable_photograph_forms_no_pair():
     with pytest.raises(DatasetError, match=r"no two are readable.*1\.png: truncated"):
-        _take(_flat(2, bad=(1,)), 1, max_bad_share=1)
+        _take(flat(2, bad=(1,)), 1, max_bad_share=1)
 
 
 @pytest.mark.parametrize(
@@ -307,176 +277,4 @@ def test_a_single_readable_photograph_forms_no_pair():
 )
 def test_wrong_arguments(options, message):
     with pytest.raises(UsageError, match=message):
-        _take(_flat(3), 1, **options)
-
-
-def test_a_killed_worker_is_an_error_and_not_a_wait():
-    with pairs.pair_batches(
-        _flat(4), seed=0, patch_size=4, batch_size=2, workers=1
-    ) as batches:
-        next(batches)
-        (worker,) = multiprocessing.active_children()
-        os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(ArniqaError, match=r"worker ended unexpectedly.*-9"):
-            for _ in range(20):
-                next(batches)
-
-
-# A program whose worker dies, where it may, with a lock in its hands that it shares
-# with its parent: between two of its batches the system could kill it just there.
-DYING = """
-    import functools, gc, multiprocessing, os, signal, sys
-    from multiprocessing import sharedctypes, synchronize
-    from arniqa_jax.data import pairs
-    from tests import pairs_test
-
-    class Dying:
-        def __init__(self, lock):
-            self.lock = lock
-
-        def __enter__(self):
-            self.lock.acquire()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        __exit__ = None  # never reached, but `with` asks for it
-
-    @functools.cache  # once in a process
-    def arm():
-        for each in gc.get_objects():
-            if type(each) is synchronize.Event and "event" in sys.argv:
-                each._cond = Dying(each._cond)
-            if type(each) is sharedctypes.Synchronized and "number" in sys.argv:
-                each.acquire = Dying(each.get_lock()).__enter__
-
-    class Photos(pairs_test.Photos):
-        def __getitem__(self, index):
-            if multiprocessing.parent_process():
-                arm()
-            return super().__getitem__(index)
-
-    def main():
-        source = Photos(pairs_test._flat(4).images)
-        options = {"seed": 0, "patch_size": 4, "batch_size": 2, "workers": 1}
-        with pairs.pair_batches(source, **options) as batches:
-            for _ in range(5):
-                next(batches)
-        print("closed")
-
-    if __name__ == "__main__":
-        main()
-"""
-
-
-@pytest.mark.parametrize("lock", ["event", "number"])
-def test_a_worker_takes_no_lock_that_its_death_would_leave_locked(tmp_path, lock):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(DYING))
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
-        [sys.executable, program, lock],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=100,
-    )
-    assert (done.stdout, done.stderr) == ("closed\n", "")
-
-
-def test_signals_are_as_before_for_the_caller():
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    _take(_flat(3), 1)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-
-
-# A program that trains: on a signal it takes a few more batches ("saves") and ends.
-PROGRAM = """
-    import multiprocessing, os, signal, sys, time
-    from arniqa_jax.data import pairs
-    from tests.pairs_test import _flat
-
-    def main(end):
-        stopped = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: stopped.append(number))
-        batches = pairs.pair_batches(
-            _flat(4), seed=0, patch_size=4, batch_size=2, workers=2)
-        if end == "signal":  # while the workers are still importing, and again later
-            while len(multiprocessing.active_children()) < 2:
-                time.sleep(0.01)
-            os.killpg(0, signal.SIGINT)
-        next(batches)
-        pids = [child.pid for child in multiprocessing.active_children()]
-        print(*pids, flush=True)
-        if end == "exit":
-            sys.exit(3)
-        if end == "forget":
-            del batches
-            return
-        while len(stopped) < 3:
-            next(batches)
-        for _ in range(5):
-            next(batches)
-        batches.close()
-        print("saved", flush=True)
-
-    if __name__ == "__main__":
-        main(sys.argv[1])
-"""
-
-
-@pytest.fixture
-def start(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
-    started = []
-
-    def _start(end):
-        process = subprocess.Popen(
-            [sys.executable, program, end],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.getcwd()},
-            start_new_session=True,
-        )
-        started.append(process)
-        workers = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(workers) == 2, process.communicate()[1]
-        return process, workers
-
-    yield _start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def _all_end(pids):
-    """Waits until none of the processes is there; far longer than they should need."""
-    for _ in range(600):
-        if not any(os.path.exists(f"/proc/{pid}") for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def test_kill_9_of_the_parent_leaves_no_worker(start):
-    process, workers = start("never")
-    process.kill()
-    assert _all_end(workers)
-
-
-def test_signals_to_the_group_leave_the_workers_to_the_parent(start):
-    process, workers = start("signal")
-    os.killpg(process.pid, signal.SIGINT)
-    os.killpg(process.pid, signal.SIGTERM)
-    output, errors = process.communicate(timeout=100)
-    assert (output, errors, process.returncode) == ("saved\n", "", 0)
-    assert _all_end(workers)
-
-
-@pytest.mark.parametrize(("end", "code"), [("exit", 3), ("forget", 0)])
-def test_a_parent_that_does_not_close_ends_all_the_same(start, end, code):
-    process, workers = start(end)
-    _, errors = process.communicate(timeout=100)
-    assert (errors, process.returncode) == ("", code)
-    assert _all_end(workers)
+        _take(flat(3), 1, **options)

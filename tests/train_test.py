@@ -23,6 +23,7 @@ from arniqa_jax import (
     encoders,
     errors,
     metrics_log,
+    plans,
     schedules,
     sharding,
     train,
@@ -253,8 +254,8 @@ def test_a_run_starts_from_another(uninterrupted):
 
 def test_the_plan_in_steps():
     config = pretrain.get_config()
-    assert train.make_plan(config, 140_000) == (8750, 87_500, 8750, 8750)
+    assert plans.make_plan(config, 140_000) == (8750, 87_500, 8750, 8750)
     config.train.steps = 60
     config.train.checkpoint_every = 7
     config.evaluation.every_epochs = 0
-    assert train.make_plan(config, 10) == (1, 60, 0, 7)
+    assert plans.make_plan(config, 10) == (1, 60, 0, 7)

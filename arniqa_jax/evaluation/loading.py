@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from arniqa_jax import cache, errors
-from arniqa_jax.data import benchmarks
+from arniqa_jax.data import benchmarks, custom
 from arniqa_jax.data.labelled import Benchmark
 from arniqa_jax.evaluation import proxy
 
@@ -63,5 +63,5 @@ def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
         )
     options = {"allow_partial": allow_partial, "seed": seed}
     if kind.lower() == "csv":
-        return benchmarks.open_csv(pathlib.Path(root) / path, **options)
+        return custom.open_csv(pathlib.Path(root) / path, **options)
     return benchmarks.open_benchmark(kind.lower(), pathlib.Path(root), **options)

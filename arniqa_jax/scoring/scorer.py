@@ -22,9 +22,9 @@ from PIL import Image
 
 from arniqa_jax import encoders, errors, model_directory, official_weights, sharding
 from arniqa_jax.data import crops as image_crops
-from arniqa_jax.data import images as image_files
 from arniqa_jax.evaluation.regressors import Regressor
 from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.scoring.picture import Picture, to_array
 
 CROPS = {
     "five": ("center", "top_left", "bottom_left", "top_right", "bottom_right"),
@@ -39,7 +39,6 @@ _WAITING_BATCHES = 16
 _KEPT_PROGRAMS = 64
 _HIGHEST = jax.lax.Precision.HIGHEST
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
 Scales = tuple[np.ndarray, ...]
 
 
@@ -293,31 +292,6 @@ class Scorer:
             batch = jax.device_put(batch, sharding.over_batch(self._mesh))
             outputs.append(_embed(self._stateless, self.params["encoder"], batch))
         return [(index, tag) for index, tag, _ in group], outputs
-
-
-def to_array(image: Picture, index: int) -> np.ndarray:
-    """uint8 (H, W, 3) of whatever `Scorer.score` takes; `index` is for errors."""
-    if isinstance(image, str | os.PathLike):
-        return image_files.decode_image(image, apply_orientation=True)
-    if isinstance(image, Image.Image):
-        try:
-            return image_files.from_pillow(image, apply_orientation=True)
-        except (OSError, ValueError, SyntaxError) as error:
-            reason = image_files.one_line(error)
-            raise errors.ImageError(f"image {index}: {reason}") from error
-    array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise errors.ImageError(
-            f"image {index}: expected an array (H, W, 3), found {array.shape}"
-        )
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
-        raise errors.ImageError(
-            f"image {index}: expected uint8, or floating point in [0, 1], found "
-            f"{array.dtype} from {array.min():g} to {array.max():g}"
-        )
-    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
 
 
 def _count(images: Iterable[Picture]) -> Iterator[tuple[int, Picture]]:

@@ -1,0 +1,60 @@
+"""The numbers of a config: whether they make sense, and what they mean in steps."""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from arniqa_jax import errors
+
+
+class Plan(NamedTuple):
+    """What a config means for a number of photographs, in steps.
+
+    Attributes:
+      epoch: steps of an epoch.
+      total: step at which the run ends.
+      evaluate_every: steps between validations; 0 for none before the end.
+      save_every: steps between checkpoints.
+    """
+
+    epoch: int
+    total: int
+    evaluate_every: int
+    save_every: int
+
+
+def make_plan(config: ConfigDict, photographs: int) -> Plan:
+    """Turns the epochs of a config into steps."""
+    epoch = max(1, photographs // config.train.batch_size)
+    return Plan(
+        epoch=epoch,
+        total=config.train.steps or config.train.epochs * epoch,
+        evaluate_every=config.evaluation.every_epochs * epoch,
+        save_every=config.train.checkpoint_every or epoch,
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UsageError for a number that makes no sense."""
+    for group, field, least in (
+        ("data", "patch_size", 32),
+        ("data", "workers", 0),
+        ("model", "embedding_dim", 1),
+        ("model", "batch_norm_groups", 1),
+        ("train", "batch_size", 1),
+        ("train", "epochs", 1),
+        ("train", "steps", 0),
+        ("train", "log_every", 1),
+        ("train", "picture_every", 0),
+        ("train", "checkpoint_every", 0),
+        ("train", "accumulation", 1),
+        ("evaluation", "every_epochs", 0),
+    ):
+        if config[group][field] < least:
+            raise errors.UsageError(
+                f"{group}.{field}={config[group][field]}: expected at least {least}"
+            )
+    if config.loss.temperature <= 0:
+        raise errors.UsageError(
+            f"loss.temperature={config.loss.temperature}: expected above 0"
+        )
