@@ -178,6 +178,8 @@ def _prepare_environment() -> None:
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled")
     )
+    # Seconds; JAX's own is 1, but a start has several programs of less.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     _set_gpu_flags()
 
 

@@ -40,7 +40,10 @@ RAW = flags.DEFINE_bool(
     "raw", False, "Scores in the scale of the regressor's dataset.", flag_values=FLAGS
 )
 RESUME = flags.DEFINE_bool(
-    "resume", False, "Go on: skip the images that --output has.", flag_values=FLAGS
+    "resume",
+    False,
+    "Go on, with the same model: skip the images that --output has.",
+    flag_values=FLAGS,
 )
 CROPS = flags.DEFINE_enum(
     "crops",

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,8 +33,9 @@ from arniqa_jax import (
 from arniqa_jax.checkpoints import Checkpoints
 from arniqa_jax.command import StopRequest
 from arniqa_jax.data import pairs, photos
+from arniqa_jax.data.labelled import Benchmark
 from arniqa_jax.data.workers import Batches
-from arniqa_jax.evaluation import load_benchmarks, protocol, report
+from arniqa_jax.evaluation import loading, protocol, report
 from arniqa_jax.model.encoder import Encoder
 from arniqa_jax.train_step import TrainState
 from arniqa_jax.workdir import Workdir
@@ -59,7 +61,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
             config.train.batch_size, mesh, config.train.accumulation
         )
         source = photos.open_photos(config.data.root, config.data.source)
-        benchmarks = load_benchmarks(
+        benchmarks = loading.defer_proxy(
             config.evaluation.datasets,
             config.evaluation.root,
             allow_partial=config.evaluation.allow_partial,
@@ -93,7 +95,7 @@ class _Run:
         workdir: Workdir,
         mesh: jax.sharding.Mesh,
         source: photos.PhotoSource,
-        benchmarks: list,
+        benchmarks: Callable[[], list[Benchmark]],
         checkpoints: Checkpoints,
     ):
         self._config = config
@@ -281,7 +283,7 @@ class _Run:
         )
         values = protocol.validate(
             encoder,
-            self._benchmarks,
+            self._benchmarks(),
             alpha=self._config.evaluation.validation_alpha,
             crops=self._config.evaluation.crops,
             cache_dir=self._workdir.features,
@@ -299,7 +301,7 @@ class _Run:
         for checkpoint in ["untrained"] * random + ["best"]:
             evaluated = protocol.evaluate(
                 encoders.load(self._workdir.path, checkpoint),
-                self._benchmarks,
+                self._benchmarks(),
                 cache_dir=self._workdir.features,
                 mesh=self._mesh,
                 crops=self._config.evaluation.crops,

@@ -64,7 +64,8 @@ def run(path: pathlib.Path, counts: list[int], arguments) -> int:
         codes = {process.wait() for process in processes}
         if codes == {command.SUCCESS}:
             return starts
-        if codes != {command.START_AGAIN}:
+        # The signal itself ends what is past its last step, as it does at the start.
+        if not codes <= {command.START_AGAIN, -signal.SIGTERM}:
             sys.exit(f"{path.name}: exit codes {codes}")
 
 

@@ -1,15 +1,16 @@
 """Images per second from file to score, beside the same written plainly in PyTorch.
 
-    python benchmarks/scoring.py [--images=16] [--torch_python=VENV/bin/python]
+    python benchmarks/scoring.py [--turns=6] [--torch_python=VENV/bin/python]
 
 ResNet-50 with random weights, float32, five crops at two scales, on CPU, on one core
-and on two. Each measurement is a process of its own; rounds alternate, and the best of
-each side counts, so that the ratios can be trusted more than the figures. PyTorch runs
-in the interpreter of --torch_python, by default this one, and is left out where it
-cannot be imported.
+and on two. Each side is a process of its own, and they take turns of a few seconds, so
+that what else the machine does meets both: the ratio is that of a turn, the median of
+all, with the smallest and the largest. PyTorch runs in the interpreter of
+--torch_python, by default this one, and is left out where it cannot be imported.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -17,93 +18,123 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
-_ROUNDS = 2
+_IMAGES = 4  # from file to score in a turn
+_ENCODED = 2  # images' crops through the encoder alone
 _CROPS = 10  # of an image, both scales
 _SIZE = 224
 
 
 def main():
     """Makes the images, runs both sides and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=16)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--torch_python", default=sys.executable)
-    parser.add_argument("--role", choices=["ours", "torch"])
-    parser.add_argument("--folder")
+    parser.add_argument("--role", choices=["ours", "PyTorch"])
+    parser.add_argument("--folder", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.role:
-        measure = {"ours": measure_ours, "torch": measure_torch}[arguments.role]
-        print(json.dumps(measure(sorted(pathlib.Path(arguments.folder).iterdir()))))
+        prepare = {"ours": prepare_ours, "PyTorch": prepare_torch}[arguments.role]
+        _take_turns(*prepare(sorted(arguments.folder.iterdir())))
         return
-    pythons = {"ours": sys.executable, "torch": arguments.torch_python}
+    pythons = {"ours": sys.executable, "PyTorch": arguments.torch_python}
     with_torch = [arguments.torch_python, "-c", "import torch, PIL"]
     if subprocess.run(with_torch, capture_output=True).returncode:
         print("PyTorch is not there: only this package is measured")
-        del pythons["torch"]
+        del pythons["PyTorch"]
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("png", "jpg"):
-            _make_images(pathlib.Path(folder) / kind, kind, arguments.images)
+            _make_images(pathlib.Path(folder) / kind, kind)
         print("images/s            kind  cores    ours  PyTorch  ratio")
         for cores in (1, 2):
             for kind in ("png", "jpg"):
-                best = {
-                    side: _best_of(side, python, f"{folder}/{kind}", cores)
-                    for side, python in pythons.items()
-                }
-                _print(kind, cores, best)
+                with contextlib.ExitStack() as stack:
+                    sides = {
+                        name: stack.enter_context(
+                            _start(name, python, f"{folder}/{kind}", cores)
+                        )
+                        for name, python in pythons.items()
+                    }
+                    _compare(sides, kind, cores, arguments.turns)
 
 
-def _best_of(side: str, python: str, folder: str, cores: int) -> dict[str, float]:
+def _start(name: str, python: str, folder: str, cores: int) -> subprocess.Popen:
     command = ["taskset", "-c", ",".join(map(str, range(cores))), python, __file__]
-    command += [f"--role={side}", f"--folder={folder}"]
-    runs = []
-    for _ in range(_ROUNDS):
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    return {
-        name: (max if name in ("end to end", "encoder") else min)(r[name] for r in runs)
-        for name in runs[0]
-    }
+    command += [f"--role={name}", f"--folder={folder}"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
 
-def _print(kind: str, cores: int, best: dict[str, dict[str, float]]) -> None:
-    ours, other = best["ours"], best.get("torch")
-    for name in ("end to end", "encoder"):
-        line = f"{name:18}  {kind}   {cores:5}  {ours[name]:6.2f}"
-        if other:
-            line += f"  {other[name]:7.2f}  {ours[name] / other[name]:5.2f}"
+def _compare(sides: dict[str, subprocess.Popen], kind: str, cores: int, turns: int):
+    """Prints the rates of both sides, and where the time of ours goes."""
+    parts = {name: json.loads(side.stdout.readline()) for name, side in sides.items()}
+    measured = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, side in sides.items():
+            print(file=side.stdin, flush=True)
+            measured[name].append(json.loads(side.stdout.readline()))
+    for what in ("end to end", "encoder"):
+        rates = {n: np.array([t[what] for t in all]) for n, all in measured.items()}
+        line = f"{what:18}  {kind}   {cores:5}  {np.median(rates['ours']):6.2f}"
+        if "PyTorch" in rates:
+            ratios = rates["ours"] / rates["PyTorch"]
+            line += f"  {np.median(rates['PyTorch']):7.2f}  {np.median(ratios):5.2f}"
+            line += f"  ({ratios.min():.2f} to {ratios.max():.2f})"
         print(line, flush=True)
-    for name, value in ours.items():
-        if name.endswith("ms"):
-            print(f"    {name}: {value:.1f}", flush=True)
+    for part, milliseconds in parts["ours"].items():
+        print(f"    {part}, ms: {milliseconds:.1f}", flush=True)
+    for side in sides.values():
+        side.stdin.close()  # which ends it
 
 
-def _make_images(folder: pathlib.Path, kind: str, count: int) -> None:
+def _take_turns(parts: dict[str, float], score: Callable, encode: Callable) -> None:
+    """Tells the parts, then measures whenever it is asked."""
+    print(json.dumps(parts), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        score()
+        scored = time.perf_counter()
+        for _ in range(_ENCODED):
+            encode()
+        encoded = time.perf_counter()
+        rates = {
+            "end to end": _IMAGES / (scored - start),
+            "encoder": _ENCODED / (encoded - scored),
+        }
+        print(json.dumps(rates), flush=True)
+
+
+def _make_images(folder: pathlib.Path, kind: str) -> None:
     from skimage import data
 
     folder.mkdir()
     names = ("astronaut", "chelsea", "coffee", "rocket")
-    photographs = [Image.fromarray(getattr(data, name)()) for name in names]
-    for i in range(count):
-        image = photographs[i % len(photographs)].resize((512, 384))
-        image.save(folder / f"{i:04}.{kind}", quality=90)
+    for name in names[:_IMAGES]:
+        image = Image.fromarray(getattr(data, name)()).resize((512, 384))
+        image.save(folder / f"{name}.{kind}", quality=90)
 
 
-def _milliseconds(function, *arguments) -> float:
+def _milliseconds(function: Callable) -> float:
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        function(*arguments)
+        function()
         times.append(time.perf_counter() - start)
     return 1000 * min(times)
 
 
-def measure_ours(files: list[pathlib.Path]) -> dict[str, float]:
-    """Rates, and where the time of an image goes."""
+Prepared = tuple[dict[str, float], Callable, Callable]
+
+
+def prepare_ours(files: list[pathlib.Path]) -> Prepared:
+    """Where the time of an image goes; scores all files; embeds the crops of one."""
     import jax
 
     from arniqa_jax.data import crops
@@ -120,7 +151,7 @@ def measure_ours(files: list[pathlib.Path]) -> dict[str, float]:
     regressor = Regressor("", 1, (0, 1), True, "five", _SIZE, "", 0, weights, 0)
     model = scorer.Scorer(encoder, regressor)
 
-    def score_all():
+    def score():
         items = (inputs.Input(str(file)) for file in files)
         views = inputs.load_all(model.view, items, len(os.sched_getaffinity(0)))
         features = np.stack([values for _, values in model.embed(views)])
@@ -128,38 +159,28 @@ def measure_ours(files: list[pathlib.Path]) -> dict[str, float]:
 
     image = decode_image(files[0], apply_orientation=True)
     view = model.view(image)
-    list(model.embed([(None, view)]))  # compiles
-    start = time.perf_counter()
-    score_all()
-    seconds = time.perf_counter() - start
     params = model.params["encoder"]
     batch = jax.device_put(np.stack([view[0]] * model.batch_size))
 
     def encode():
         scorer._embed(model._stateless, params, batch).block_until_ready()
 
-    encode()
-    encoding = _milliseconds(encode) / model.batch_size
-    return {
-        "end to end": len(files) / seconds,
-        "encoder": 1000 / encoding,
-        "decode, ms": _milliseconds(
-            lambda: decode_image(files[0], apply_orientation=True)
-        ),
-        "half scale, ms": _milliseconds(crops.half_scale, image),
-        "half scale and crops, ms": _milliseconds(model.view, image),
-        "transfer, ms": _milliseconds(
-            lambda: jax.device_put(view[0]).block_until_ready()
-        ),
-        "encoder, ms": encoding,
+    score()  # compiles
+    parts = {
+        "decode": _milliseconds(lambda: decode_image(files[0], apply_orientation=True)),
+        "half scale": _milliseconds(lambda: crops.half_scale(image)),
+        "half scale and crops": _milliseconds(lambda: model.view(image)),
+        "transfer": _milliseconds(lambda: jax.device_put(view[0]).block_until_ready()),
+        "encoder": _milliseconds(encode) / model.batch_size,
     }
+    return parts, score, encode
 
 
 def _blank() -> np.ndarray:
     return np.zeros((1, 32, 32, 3), np.float32)
 
 
-def measure_torch(files: list[pathlib.Path]) -> dict[str, float]:
+def prepare_torch(files: list[pathlib.Path]) -> Prepared:
     """The same work, as one would write it in PyTorch."""
     import torch
 
@@ -183,22 +204,21 @@ def measure_torch(files: list[pathlib.Path]) -> dict[str, float]:
         offsets += ((bottom, right),)
         return [pixels[:, t : t + _SIZE, x : x + _SIZE] for t, x in offsets]
 
-    def score(file):
+    @torch.inference_mode()
+    def score_one(file):
         image = Image.open(file).convert("RGB")
         half = image.resize((image.width // 2, image.height // 2), Image.BICUBIC)
         crops = torch.stack(five_crops(image) + five_crops(half))
         features = torch.nn.functional.normalize(model(crops), dim=1)
         return torch.hstack([features[:5], features[5:]]) @ weights
 
-    with torch.inference_mode():
-        score(files[0])
-        start = time.perf_counter()
+    def score():
         for file in files:
-            score(file).mean().item()
-        seconds = time.perf_counter() - start
-        crops = torch.rand(_CROPS, 3, _SIZE, _SIZE)
-        encoding = _milliseconds(model, crops)
-    return {"end to end": len(files) / seconds, "encoder": 1000 / encoding}
+            score_one(file).mean().item()
+
+    pixels = torch.rand(_CROPS, 3, _SIZE, _SIZE)
+    score()
+    return {}, score, torch.inference_mode()(lambda: model(pixels))
 
 
 if __name__ == "__main__":

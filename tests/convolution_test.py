@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from arniqa_jax.model import batch_norm, convolution, resnet
+from arniqa_jax.model import batch_norm, convolution, resnet, winograd
 
 
 def _value_and_gradients(function, *arguments):
@@ -26,6 +26,14 @@ def _assert_equal(got, expected):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
+def _plain_convolution(x, kernel, stride=1):
+    margin = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(margin, margin)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("side", [8, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", [(3, 12), (12, 3)])
@@ -35,18 +43,61 @@ def test_convolution(size, channels, stride, side):
     x = rng.normal(size=(2, side, side, channels[0])).astype(np.float32)
     kernel = rng.normal(size=(size, size, *channels)).astype(np.float32)
 
-    def plain(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), [(size // 2, size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
-
     _assert_equal(
         _value_and_gradients(
             lambda x, k: convolution.convolve(x, k, stride), x, kernel
         ),
-        _value_and_gradients(plain, x, kernel),
+        _value_and_gradients(lambda x, k: _plain_convolution(x, k, stride), x, kernel),
     )
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (7, 9)])
+def test_a_convolution_in_winograds_form(sides):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *sides, 64)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 64, 65)).astype(np.float32)
+    _assert_equal(
+        _value_and_gradients(lambda x, k: convolution.convolve(x, k, 1), x, kernel),
+        _value_and_gradients(_plain_convolution, x, kernel),
+    )
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 4), (3, 2), (5, 6)])
+def test_winograds_form_of_any_size(sides):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *sides, 3)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 2)).astype(np.float32)
+    got, expected = winograd.convolve(x, kernel), _plain_convolution(x, kernel)
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def _program(platform, shape=(2, 7, 7, 64), channels=64, stride=1, dtype="float32"):
+    """A lowered 3x3 convolution."""
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, shape[-1], channels), dtype)
+    traced = jax.jit(convolution.convolve, static_argnums=2).trace(x, kernel, stride)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_winograds_form_is_of_cpus_alone(platform):
+    program = _program(platform)
+    few = platform == "cpu"
+    assert program.count("stablehlo.convolution") == (0 if few else 1)
+    assert program.count("stablehlo.dot_general") == (16 if few else 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"shape": (2, 7, 7, 63)}, {"channels": 63}, {"shape": (2, 6, 8, 64)},
+        {"stride": 2}, {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_winograds_form_is_not_where_it_would_not_pay(other):
+    assert _program("cpu", **other).count("stablehlo.convolution") == 1
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])

@@ -9,9 +9,9 @@ import miniature
 import numpy as np
 import pytest
 
-from arniqa_jax import command, encoders, evaluate, evaluation
+from arniqa_jax import command, encoders, errors, evaluate, evaluation
 from arniqa_jax.data import benchmarks
-from arniqa_jax.evaluation import figures, proxy, regressors, statistics
+from arniqa_jax.evaluation import figures, loading, proxy, regressors, statistics
 from arniqa_jax.evaluation.features import Extractor
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "evaluate.py"
@@ -277,6 +277,20 @@ def test_proxy_is_made_once_and_the_same(small_proxy, tmp_path):
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")}
     evaluation.load_benchmarks("builtin", "", cache_dir=tmp_path / "a")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")} == made
+
+
+def test_the_proxy_can_wait_but_not_what_is_wrong(small_proxy, tmp_path):
+    give = loading.defer_proxy("builtin", "", cache_dir=tmp_path / "cache")
+    assert not any((tmp_path / "cache").iterdir())
+    assert give()[0].name == "builtin"
+    assert give() is give()
+    with pytest.raises(errors.DatasetError):
+        loading.defer_proxy("builtin,live", tmp_path, cache_dir=tmp_path / "cache")
+    with pytest.raises(errors.UsageError, match="twice"):
+        loading.defer_proxy("builtin,Builtin", "", cache_dir=tmp_path / "cache")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        loading.defer_proxy("builtin", "", cache_dir=tmp_path / "file")
 
 
 def test_extractor_reads_the_proxy(small_proxy, tmp_path):

@@ -166,7 +166,7 @@ def test_damaged_exif_does_not_cost_the_photograph_nor_warn(capfd):
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_a_truncated_file_is_refused(kind, share):
     data = _encode(Image.fromarray(_photo(64, 64)), kind)
-    with pytest.raises(ImageError, match=r"^photo: (truncated|unreadable|not an)"):
+    with pytest.raises(ImageError, match=r"^photo: (truncated|not an)"):
         images.decode_image(
             data[: int(len(data) * share)], apply_orientation=True, name="photo"
         )

@@ -107,6 +107,9 @@ def _reason(error: Exception, stream: str | os.PathLike | BinaryIO) -> str:
         return f"unreadable: {error.strerror}"
     if "truncated" in str(error).lower():
         return f"truncated: {one_line(error)}"
+    if "decoder object" in str(error):
+        # All that Pillow says of a WebP whose data are not what its header says.
+        return "truncated or damaged"
     return f"unreadable: {one_line(error)}"
 
 

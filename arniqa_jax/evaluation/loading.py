@@ -1,8 +1,10 @@
 """Opening the datasets that a config names."""
 
 import difflib
+import functools
 import os
 import pathlib
+from collections.abc import Callable
 
 from arniqa_jax import cache, errors
 from arniqa_jax.data import benchmarks, custom
@@ -34,18 +36,49 @@ def load_benchmarks(
       UsageError: an unknown name, a name twice, no name, or no root.
       DatasetError: see `benchmarks.open_benchmark`.
     """
-    opened: list[Benchmark] = []
+    return defer_proxy(
+        names, root, cache_dir=cache_dir, allow_partial=allow_partial, seed=seed
+    )()
+
+
+def defer_proxy(
+    names: str,
+    root: str | os.PathLike,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    allow_partial: bool = False,
+    seed: int = 27,
+) -> Callable[[], list[Benchmark]]:
+    """`load_benchmarks`, but the proxy, which takes half a minute to make, not yet.
+
+    Returns:
+      What gives the datasets; makes the proxy, when it is first called, where it is
+      named and was never made on this machine.
+    """
+    opened: dict[str, Benchmark | None] = {}
     for name in names.split(","):
-        benchmark = _open(name.strip(), root, cache_dir, allow_partial, seed)
-        if benchmark.name in [other.name for other in opened]:
-            raise errors.UsageError(
-                f"evaluation.datasets={names!r} has {benchmark.name} twice"
-            )
-        opened.append(benchmark)
-    return opened
+        benchmark = _open(name.strip(), root, allow_partial, seed)
+        key = "builtin" if benchmark is None else benchmark.name
+        if key in opened:
+            raise errors.UsageError(f"evaluation.datasets={names!r} has {key} twice")
+        opened[key] = benchmark
+
+    directory = pathlib.Path(cache_dir or cache.directory())
+    if "builtin" in opened:
+        directory.mkdir(parents=True, exist_ok=True)  # or fail now
+
+    @functools.cache
+    def give() -> list[Benchmark]:
+        return [
+            proxy.open_proxy(directory) if benchmark is None else benchmark
+            for benchmark in opened.values()
+        ]
+
+    return give
 
 
-def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
+def _open(name, root, allow_partial, seed) -> Benchmark | None:
+    """None for the proxy."""
     kind, _, path = name.partition(":")
     known = ["builtin", "csv", *benchmarks.DATASETS]
     if kind.lower() not in known or (path and kind.lower() != "csv"):
@@ -55,7 +88,7 @@ def _open(name, root, cache_dir, allow_partial, seed) -> Benchmark:
             f"are {', '.join(known)}"
         )
     if kind.lower() == "builtin":
-        return proxy.open_proxy(pathlib.Path(cache_dir or cache.directory()))
+        return None
     if not str(root) and not path:
         raise errors.UsageError(
             f"evaluation.datasets={name} needs evaluation.root, the folder that holds "

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from arniqa_jax.model import winograd
+
 # torchvision's: He et al. 2015, by the fan out.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -47,16 +49,61 @@ class Conv(nn.Module):
 
 def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
     """Convolves with a square kernel of odd size and symmetric padding, no bias."""
-    size = kernel_HWIO.shape[0]
-    if size == 1:
+    if kernel_HWIO.shape[0] == 1:
         return _pointwise(x_NHWC, kernel_HWIO[0, 0], stride)
+    if _suits_winograd(x_NHWC, kernel_HWIO, stride):
+        return _three_by_three(x_NHWC, kernel_HWIO)
+    return _windows(x_NHWC, kernel_HWIO, stride)
+
+
+def _windows(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
     return lax.conv_general_dilated(
         x_NHWC,
         kernel_HWIO,
         (stride, stride),
-        [(size // 2, size // 2)] * 2,
+        [(kernel_HWIO.shape[0] // 2,) * 2] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
+    """Whether Winograd's form exists, and pays on a CPU.
+
+    What it adds is outweighed where there are many channels to sum over, and many
+    pixels for the transformed kernel. The batch is left out: it may be symbolic.
+    """
+    size, _, *channels = kernel_HWIO.shape
+    _, height, width, _ = x_NHWC.shape
+    return (
+        (size, stride, x_NHWC.dtype) == (3, 1, jnp.float32)
+        and min(channels) >= 64
+        and height * width >= 49  # the last stage at 224 px
+    )
+
+
+@jax.custom_vjp
+def _three_by_three(x_NHWC: jax.Array, kernel_HWIO: jax.Array) -> jax.Array:
+    """A 3x3 convolution of stride 1; on a CPU with few products.
+
+    The core's arithmetic bounds the plain form there; accelerators have matrix units,
+    and libraries that choose by themselves.
+    """
+    return lax.platform_dependent(
+        x_NHWC, kernel_HWIO, cpu=winograd.convolve, default=_windows
+    )
+
+
+def _three_by_three_forward(x_NHWC, kernel_HWIO):
+    return _three_by_three(x_NHWC, kernel_HWIO), (x_NHWC, kernel_HWIO)
+
+
+def _three_by_three_backward(residuals, dy_NHWO):
+    # Of the plain form: few products bring nothing here.
+    _, gradients = jax.vjp(_windows, *residuals)
+    return gradients(dy_NHWO)
+
+
+_three_by_three.defvjp(_three_by_three_forward, _three_by_three_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -16,6 +16,9 @@ from arniqa_jax.model import convolution, losses, resnet, simclr
 
 Weights = dict[str, Any]
 
+# Pixels of an image from which on two of them are enough for a loop's turn.
+_LARGE = 128 * 128
+
 
 def fold(params: dict[str, Any], batch_stats: dict[str, Any]) -> Weights:
     """Folds the variables of a `resnet.ResNet`.
@@ -72,13 +75,34 @@ def embed(
         )
         x = (x - mean) / std
     x = x.astype(dtype)
-    x = jax.nn.relu(_conv(x, weights["conv1"], 2))
-    x = convolution.max_pool(x)
-    blocks = sorted(name for name in weights if name.startswith("layer"))
-    for name in blocks:
-        downsamples = name.endswith("_0") and name != "layer1_0"
-        x = _block(x, weights[name], 2 if downsamples else 1)
+    count, height, width, _ = x.shape
+    if count % 2 == 0 and height * width >= _LARGE:
+        x = jax.lax.platform_dependent(x, weights, cpu=_wide_in_pairs, default=_wide)
+    else:
+        x = _wide(x, weights)
+    x = _stages(x, weights, "34")
     return losses.l2_normalize(x.astype(jnp.float32).mean((1, 2)))
+
+
+def _wide(x: jax.Array, weights: Weights) -> jax.Array:
+    """What has wide maps: the stem and the first two stages."""
+    x = jax.nn.relu(_conv(x, weights["conv1"], 2))
+    return _stages(convolution.max_pool(x), weights, "12")
+
+
+def _wide_in_pairs(x: jax.Array, weights: Weights) -> jax.Array:
+    """`_wide`, two images at a time, whose maps fit a CPU's caches."""
+    pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
+    y = jax.lax.map(lambda pair: _wide(pair, weights), pairs)
+    return y.reshape(x.shape[0], *y.shape[2:])
+
+
+def _stages(x: jax.Array, weights: Weights, stages: str) -> jax.Array:
+    for name in sorted(weights):
+        if name.startswith("layer") and name[len("layer")] in stages:
+            downsamples = name.endswith("_0") and name != "layer1_0"
+            x = _block(x, weights[name], 2 if downsamples else 1)
+    return x
 
 
 def _block(x: jax.Array, weights: Weights, stride: int) -> jax.Array:

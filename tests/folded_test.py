@@ -1,0 +1,75 @@
+"""Inference with folded BatchNorm: wide maps of large images, two at a time on a CPU.
+
+That the folded encoder equals the plain one is tested beside the golden features.
+"""
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+from arniqa_jax.model import folded, resnet
+
+_SIDE = 128  # the smallest that counts as large
+
+
+@pytest.fixture(scope="module")
+def weights():
+    model = resnet.ResNet(resnet.ARCHITECTURES["tiny"])
+    image = np.zeros((1, 32, 32, 3), np.float32)
+    variables = model.init(jax.random.key(0), image, train=False)
+    return folded.fold(variables["params"], variables["batch_stats"])
+
+
+def _images(count, side=_SIDE):
+    return np.random.default_rng(0).random((count, side, side, 3), np.float32)
+
+
+def test_an_image_has_the_features_it_has_alone(weights):
+    images = _images(4)
+    together = jax.jit(folded.embed)(weights, images)
+    alone = jax.lax.map(lambda image: folded.embed(weights, image[None])[0], images)
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_gradients_with_respect_to_images_and_weights(weights):
+    def loss(weights, images):
+        return (folded.embed(weights, images) ** 3).sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    images = _images(3)
+    padded = gradient(weights, np.concatenate([images, images[:1]]))
+    three, one = gradient(weights, images), gradient(weights, images[:1])
+    together = jax.tree.map(np.add, three[0], one[0])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()),
+        padded,
+        (together, np.concatenate([three[1], one[1]])),
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "count", "side", "loops"),
+    [
+        ("cpu", 4, _SIDE, 1), ("cpu", 3, _SIDE, 0), ("cpu", 4, _SIDE // 2, 0),
+        ("cuda", 4, _SIDE, 0), ("tpu", 4, _SIDE, 0),
+    ],
+)  # fmt: skip
+def test_pairs_are_for_large_images_on_cpus(weights, platform, count, side, loops):
+    images = jax.ShapeDtypeStruct((count, side, side, 3), np.float32)
+    traced = jax.jit(folded.embed).trace(weights, images)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert program.count("stablehlo.while") == loops
+
+
+def test_a_symbolic_number_of_images(weights):
+    (n,) = jax.export.symbolic_shape("n")
+    shape = jax.ShapeDtypeStruct((2 * n, _SIDE, _SIDE, 3), np.float32)
+    program = jax.export.export(jax.jit(folded.embed))(weights, shape)
+    images = _images(4)
+    for count in (2, 4):
+        np.testing.assert_allclose(
+            program.call(weights, images[:count]),
+            folded.embed(weights, images[:count]),
+            atol=1e-6,
+        )
