@@ -1,8 +1,8 @@
 """A run of several real processes, which meet on 127.0.0.1 and share a workdir.
 
-Four devices in all, in one process or in two; the tiny encoder on the built-in
-photographs. What one process does alone is tested in train_test; two that end together
-and start again, by their launcher, in launch_test.
+Four devices in all, in one process or in two; the tiny encoder on images of noise. What
+one process does alone is tested in train_test; two that end together and start again,
+by their launcher, in launch_test.
 """
 
 import os
@@ -28,6 +28,8 @@ _FIELDS = {
     "model.arch": "tiny",
     "model.init": "random",
     "model.embedding_dim": 16,
+    # Rounding that turns a ReLU on or off counts for as much as the steps are long.
+    "optimizer.learning_rate": 5e-5,
     "train.batch_size": 8,
     "train.steps": _STEPS,
     "train.picture_every": 10,
@@ -40,10 +42,14 @@ _HEARTBEAT = 15  # seconds
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory) -> dict[str, str]:
-    """The fields that name a labelled dataset which is evaluated in no time."""
+    """The fields that name images to train on and, in no time, to evaluate on.
+
+    With the built-in photographs and longer steps, on some processors, a difference of
+    3e-7 at the first step becomes one of 3e-5 at the fourth and 6e-3 at the tenth.
+    """
     root = tmp_path_factory.mktemp("labelled")
     soak.write_scored(root / "scored")
-    return {"evaluation.datasets": f"csv:{root}/scored"}
+    return {"evaluation.datasets": f"csv:{root}/scored", "data.root": f"{root}/scored"}
 
 
 def _run(path, fields, *moments: str) -> list[tuple[int, str, str]]:
@@ -99,6 +105,10 @@ def _record(path) -> dict[str, np.ndarray]:
     return {field: np.array([line[field] for line in lines]) for field in fields}
 
 
+def _words(table: str) -> list[str]:
+    return re.sub(r"-?\d+\.\d+", "FIGURE", table).split()
+
+
 def _assert_same_run(path, expected) -> None:
     """The same steps, losses and variables, as far as float32 sums are the same."""
     record, wanted = _record(path), _record(expected)
@@ -146,8 +156,10 @@ def test_a_run_of_a_changing_number_of_processes(one_process, labelled, tmp_path
     assert checkpoints.find(tmp_path / "checkpoints", "last") in (13, 16)
 
     expected, out = one_process
-    assert _finish(tmp_path, labelled).replace(str(tmp_path), str(expected)) == out
+    printed = _finish(tmp_path, labelled).replace(str(tmp_path), str(expected))
     _assert_same_run(tmp_path, expected)
+    # But for the figures: of eight images, rounding can make another penalty the best.
+    assert _words(printed) == _words(out)
 
 
 def test_what_process_0_finds_wrong_is_said_by_all(one_process, labelled):
