@@ -78,7 +78,7 @@ def _compare(sides: dict[str, subprocess.Popen], kind: str, cores: int, turns: i
     measured = {name: [] for name in sides}
     for _ in range(turns):
         for name, side in sides.items():
-            print(file=side.stdin, flush=True)
+            print(file=side.stdin, flush=True)  # an empty line asks for a turn
             measured[name].append(json.loads(side.stdout.readline()))
     for what in ("end to end", "encoder"):
         rates = {n: np.array([t[what] for t in all]) for n, all in measured.items()}

@@ -16,7 +16,7 @@ from arniqa_jax.model import convolution, losses, resnet, simclr
 
 Weights = dict[str, Any]
 
-# Pixels of an image from which on two of them are enough for a loop's turn.
+# Pixels of an image from which on a pair is work enough for one turn of a loop.
 _LARGE = 128 * 128
 
 
