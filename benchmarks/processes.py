@@ -1,11 +1,12 @@
 """One run by 1, 2 and 4 processes, and by a number that changes on the way.
 
-    python benchmarks/processes.py [--steps=20 --stop_every=5]
+    python benchmarks/processes.py [--steps=20 --stop_every=5 --learning_rate=5e-6]
 
 Real processes that meet on 127.0.0.1, four simulated devices in all: the tiny encoder
 on the built-in photographs. Prints by how much losses and parameters differ from those
-of one process, relative to the largest; 1e-5 is what is promised. The last run is
-stopped by SIGTERM every few steps and goes on with 4, 2, 1, 2, 4 ... processes.
+of one process, relative to the largest; 1e-5 is what is promised at a learning rate
+that does not blow up rounding errors (rounding.py). The last run is stopped by SIGTERM
+every few steps and goes on with 4, 2, 1, 2, 4 ... processes.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--learning_rate", type=float, default=5e-6)
     parser.add_argument("--stop_every", type=int, default=5, help="steps")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +60,7 @@ def run(path: pathlib.Path, counts: list[int], arguments) -> int:
       How many starts it took.
     """
     for starts, count in enumerate(itertools.cycle(counts), start=1):
-        processes = start_processes(path, count, arguments.steps)
+        processes = start_processes(path, count, arguments)
         if len(counts) > 1:
             stop_after(path, processes, arguments.stop_every)
         codes = {process.wait() for process in processes}
@@ -70,14 +72,16 @@ def run(path: pathlib.Path, counts: list[int], arguments) -> int:
 
 
 def start_processes(
-    path: pathlib.Path, count: int, steps: int
+    path: pathlib.Path, count: int, arguments
 ) -> list[subprocess.Popen]:
     """Starts the processes of a run; one is no run of several."""
     fields = {
         "data.patch_size": 64, "data.workers": 0, "model.arch": "tiny",
-        "model.init": "random", "train.batch_size": 8, "train.steps": steps,
-        "train.checkpoint_every": steps, "train.picture_every": 0,
-        "evaluation.every_epochs": 0, "log.tensorboard": False,
+        "model.init": "random", "train.batch_size": 8,
+        "train.steps": arguments.steps, "train.checkpoint_every": arguments.steps,
+        "optimizer.learning_rate": arguments.learning_rate,
+        "train.picture_every": 0, "evaluation.every_epochs": 0,
+        "log.tensorboard": False,
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     together = [f"--coordinator={soak.free_address()}", f"--num_processes={count}"]

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
@@ -60,7 +60,10 @@ def main() -> None:
     parser.add_argument("--no-yardstick", dest="yardstick", action="store_false")
     parser.add_argument("--torch_python", default=sys.executable)
     arguments = parser.parse_args()
-    config = _read_config(arguments)
+    changes = list(arguments.set)
+    if arguments.batch_size:
+        changes.append(f"train.batch_size={arguments.batch_size}")
+    config = read_config(arguments.config, *changes)
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
     step = Step(config)
     figures = {
@@ -85,14 +88,13 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _read_config(arguments: argparse.Namespace):
+def read_config(path: str, *changes: str) -> ConfigDict:
+    """Reads a config as the commands do; changes are `FIELD=VALUE`."""
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
-    changes = [f"--config.{change}" for change in arguments.set]
-    if arguments.batch_size:
-        changes.append(f"--config.train.batch_size={arguments.batch_size}")
+    changed = [f"--config.{change}" for change in changes]
     # Where ml_collections looks for the fields that are changed, whatever it is given.
-    sys.argv = [sys.argv[0], f"--config={arguments.config}", *changes]
+    sys.argv = [sys.argv[0], f"--config={path}", *changed]
     values(sys.argv)
     return holder.value
 

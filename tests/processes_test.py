@@ -25,6 +25,10 @@ _STEPS, _DEVICES = 20, 4
 _FIELDS = {
     "data.patch_size": 64,
     "data.workers": 0,
+    # Small enough for what a rounding error does to a ReLU at zero to stay as small; at
+    # the paper's 1e-3 runs of start values 1e-7 apart part within ten steps
+    # (benchmarks/rounding.py).
+    "optimizer.learning_rate": 5e-6,
     "model.arch": "tiny",
     "model.init": "random",
     "model.embedding_dim": 16,
@@ -100,21 +104,27 @@ def _record(path) -> dict[str, np.ndarray]:
 
 
 def _assert_same_run(path, expected) -> None:
-    """The same steps, losses and variables, as far as float32 sums are the same."""
+    """The same steps, losses and variables but for the order of float32 sums."""
     record, wanted = _record(path), _record(expected)
     np.testing.assert_array_equal(record["step"], np.arange(_STEPS) + 1)
     np.testing.assert_array_equal(record["bad_photos"], wanted["bad_photos"])
     np.testing.assert_allclose(record["loss"], wanted["loss"], rtol=1e-5)
     model = encoders.build_model(workdir.read_config(path))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        *(
-            checkpoints.load_variables(
-                run / "checkpoints" / str(_STEPS), encoders.abstract_variables(model)
-            )
-            for run in (path, expected)
-        ),
+    variables, wanted = (
+        checkpoints.load_variables(
+            run / "checkpoints" / str(_STEPS), encoders.abstract_variables(model)
+        )
+        for run in (path, expected)
     )
+    # The parameters have moved by some fifty times this tolerance.
+    for name, tolerance in {"params": 1e-6, "batch_stats": 1e-5}.items():
+        jax.tree.map(
+            lambda a, b, tolerance=tolerance: np.testing.assert_allclose(
+                a, b, rtol=tolerance, atol=tolerance
+            ),
+            variables[name],
+            wanted[name],
+        )
 
 
 @pytest.fixture(scope="module")
