@@ -14,14 +14,17 @@ import pathlib
 import re
 import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from arniqa_jax import errors
-from arniqa_jax.train_step import TrainState
+
+if TYPE_CHECKING:
+    # Scoring reads weights, and has no use for what a step imports.
+    from arniqa_jax.train_step import TrainState
 
 _REMOVED = ".removed"  # the end of the name of what was a checkpoint
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -66,7 +69,7 @@ class Checkpoints:
         """The step with the highest validation SRCC; the last one without any."""
         return _best(self._checkpointer)
 
-    def save(self, state: TrainState, *, srcc: float | None = None) -> None:
+    def save(self, state: "TrainState", *, srcc: float | None = None) -> None:
         """Starts writing a checkpoint; waits for the one before it.
 
         Args:
@@ -107,8 +110,8 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def restore(
-        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
-    ) -> TrainState:
+        self, step: int, like: "TrainState", sharding: jax.sharding.Sharding
+    ) -> "TrainState":
         """Reads a checkpoint.
 
         Args:
@@ -119,15 +122,15 @@ class Checkpoints:
         Raises:
           CheckpointError: it is damaged, or of another model or optimizer.
         """
-        like = _with_sharding(like, sharding)
         parts = _load(
             self._directory / str(step),
             {
                 "model": {"params": like.params, "batch_stats": like.batch_stats},
                 "training": {"step": like.step, "opt_state": like.opt_state},
             },
+            sharding,
         )
-        return TrainState(**parts["model"], **parts["training"])
+        return like.replace(**parts["model"], **parts["training"])
 
     def close(self) -> None:
         """Waits for what is being written and releases the directory."""
@@ -206,19 +209,20 @@ def save_variables(directory: os.PathLike, variables: dict[str, Any]) -> None:
         ) from error
 
 
-def load_variables(directory: os.PathLike, like: dict[str, Any]) -> dict[str, Any]:
+def load_variables(
+    directory: os.PathLike, like: dict[str, Any] | None
+) -> dict[str, Any]:
     """Reads `params` and `batch_stats` of one checkpoint onto the first device.
 
     Args:
       directory: `checkpoints/STEP`.
-      like: shapes and dtypes that are expected.
+      like: shapes and dtypes that are expected; None where a checksum will tell.
 
     Raises:
       CheckpointError: it is missing, damaged, or of another model.
     """
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    parts = {"model": _with_sharding(like, one_device)}
-    return _load(pathlib.Path(directory), parts)["model"]
+    return _load(pathlib.Path(directory), {"model": like}, one_device)["model"]
 
 
 def _best(checkpointer: ocp.training.Checkpointer) -> int | None:
@@ -235,7 +239,11 @@ def _with_sharding(tree, sharding: jax.sharding.Sharding):
     )
 
 
-def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
+def _load(
+    directory: pathlib.Path,
+    like: dict[str, Any],
+    sharding: jax.sharding.Sharding,
+) -> dict[str, Any]:
     # Of a relative path, Orbax finds no metadata, without a word.
     directory = directory.absolute()
     hook = sys.excepthook
@@ -244,10 +252,15 @@ def _load(directory: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
         stored = ocp.checkpointables_metadata(directory).metadata
         for part in like.keys() - stored.keys():
             raise ValueError(f"it has no part {part!r}, only {', '.join(stored)}")
+        if stored["model"] is None:
+            raise ValueError("its files are truncated or damaged")
+        if like["model"] is None:
+            like = like | {"model": stored["model"]}
         _compare(stored["model"], like["model"])
         # One after the other: where one fails, Orbax warns of those not yet begun.
         loaded = {}
         for part, tree in like.items():
+            tree = _with_sharding(tree, sharding)
             loaded |= ocp.load_checkpointables(directory, {part: tree})
         sys.excepthook = hook
         return loaded
@@ -269,10 +282,8 @@ def _without_late_reads(kind, error, traceback) -> None:
         sys.__excepthook__(kind, error, traceback)
 
 
-def _compare(stored: dict[str, Any] | None, like: dict[str, Any]) -> None:
+def _compare(stored: dict[str, Any], like: dict[str, Any]) -> None:
     """Raises ValueError for a difference, which Orbax would not tell so plainly."""
-    if stored is None:
-        raise ValueError("its files are truncated or damaged")
     found, expected = (
         {
             jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape

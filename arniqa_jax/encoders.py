@@ -1,5 +1,6 @@
 """Encoders by name: of a model directory, of a run, or from before any training."""
 
+import functools
 import itertools
 import os
 import pathlib
@@ -174,11 +175,18 @@ def _pristine_batches(config: ConfigDict) -> Iterator[np.ndarray]:
 
 def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:
     """Shapes and dtypes of `params` and `batch_stats`."""
-    return jax.eval_shape(lambda: _init(model, 0))
+    return jax.eval_shape(functools.partial(_draw, model), jax.random.key(0))
 
 
 def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
-    # One program, of which the compiler drops the forward pass. Any size will do: the
-    # shapes of the parameters do not depend on it.
-    init = jax.jit(model.init, static_argnames="train")
-    return init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)), train=False)
+    # One program, of which the compiler drops the forward pass. It runs once: random
+    # numbers that are optimised take a CPU five times as long to compile.
+    on_cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 1} if on_cpu else {}
+    draw = jax.jit(functools.partial(_draw, model), compiler_options=options)
+    return draw(jax.random.key(seed))
+
+
+def _draw(model: simclr.SimCLR, key: jax.Array) -> dict[str, Any]:
+    # Any size will do: the shapes of the parameters do not depend on it.
+    return model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)

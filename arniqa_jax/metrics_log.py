@@ -4,12 +4,12 @@
 that at the end it has every step once, as if the run had never been interrupted.
 """
 
+import functools
 import json
 import pathlib
 import sys
 import time
 
-import tensorboardX
 from absl import logging
 from tqdm import tqdm
 
@@ -142,9 +142,17 @@ def _scalars(line: dict) -> dict[str, float]:
 
 class _TensorBoard:
     def __init__(self, directory: pathlib.Path, start_step: int):
+        self._directory = directory
+        self._start_step = start_step
+
+    @functools.cached_property
+    def _writer(self):
+        # Not before the first line: where PyTorch is installed this imports it.
+        import tensorboardX
+
         # Events of a run that was killed beyond this step are shown no more.
-        self._writer = tensorboardX.SummaryWriter(
-            str(directory), purge_step=start_step + 1
+        return tensorboardX.SummaryWriter(
+            str(self._directory), purge_step=self._start_step + 1
         )
 
     def write(self, line: dict) -> None:
@@ -152,7 +160,8 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
-        self._writer.close()
+        if "_writer" in self.__dict__:
+            self._writer.close()
 
 
 class _WeightsAndBiases:

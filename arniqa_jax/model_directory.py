@@ -19,7 +19,6 @@ from arniqa_jax.evaluation import regressors
 from arniqa_jax.evaluation.regressors import Regressor
 from arniqa_jax.model.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
-from arniqa_jax.torch_names import abstract_variables
 from arniqa_jax.workdir import write_aside
 
 FORMAT_VERSION = 1
@@ -98,15 +97,22 @@ def read_encoder(directory: pathlib.Path) -> Encoder:
     description = _read_description(path)
     try:
         module = SimCLR(**{name: description[name] for name in _MODULE_FIELDS})
-        like = abstract_variables(module, projector=description["projector"])
         options = {name: description[name] for name in ("patch_size", "imagenet_input")}
         file = description["source"]["file"]
+        fingerprint = description["fingerprint"]
     except (KeyError, TypeError) as error:
         raise errors.CheckpointError(
             f"{path} is damaged ({error!r}): convert the model again"
         ) from error
-    variables = checkpoints.load_variables(directory / _ENCODER, like)
-    return Encoder(module, variables, file, **options)
+    # Instead of expected shapes, which would take most of a second to trace.
+    variables = checkpoints.load_variables(directory / _ENCODER, like=None)
+    encoder = Encoder(module, variables, file, **options)
+    if encoder.fingerprint() != fingerprint:
+        raise errors.CheckpointError(
+            f"{directory / _ENCODER} does not hold the encoder that {path.name} "
+            "describes: convert the model again"
+        )
+    return encoder
 
 
 def read_source(directory: pathlib.Path) -> Source:

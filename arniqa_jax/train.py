@@ -35,7 +35,7 @@ from arniqa_jax.command import StopRequest
 from arniqa_jax.data import pairs, photos
 from arniqa_jax.data.labelled import Benchmark
 from arniqa_jax.data.workers import Batches
-from arniqa_jax.evaluation import loading, protocol, report
+from arniqa_jax.evaluation import loading
 from arniqa_jax.model.encoder import Encoder
 from arniqa_jax.train_step import TrainState
 from arniqa_jax.workdir import Workdir
@@ -157,15 +157,18 @@ class _Run:
     def _restore(self) -> TrainState:
         """The latest checkpoint, or the initial state where there is none."""
         replicated = sharding.replicated(self._mesh)
+
+        def initial_state(variables):
+            return train_step.initial_state(variables, self._optimizer)
+
         latest = agreement.agree(self._checkpoints.latest or 0)
         if latest == 0:
             variables = encoders.initial_variables(self._config)
-            state = train_step.initial_state(variables, self._optimizer)
-            return sharding.replicate(state, self._mesh)
+            # One program, not a small one for each shape of the optimizer's.
+            return sharding.replicate(jax.jit(initial_state)(variables), self._mesh)
         logging.info("resuming at step %d", latest)
         abstract = jax.eval_shape(
-            lambda v: train_step.initial_state(v, self._optimizer),
-            encoders.abstract_variables(self._model),
+            initial_state, encoders.abstract_variables(self._model)
         )
         return self._checkpoints.restore(latest, abstract, replicated)
 
@@ -185,6 +188,10 @@ class _Run:
         bad_photographs = pairs.BadPhotographs(self._source, config.data.max_bad_share)
         pending = None
         with self._batches(start) as batches:
+            # While the workers start.
+            batch_size, size = config.train.batch_size, config.data.patch_size
+            abstract_batch = train_step.abstract_batch(batch_size, size)
+            step_fn = step_fn.lower(state, abstract_batch, key).compile()
             self._clock = time.monotonic()
             for step in range(start, plan.total + 1):
                 last = step == plan.total
@@ -277,6 +284,9 @@ class _Run:
 
     def _validate(self, state: TrainState, step: int) -> float:
         """Mean SRCC over the validation splits, logged."""
+        # Here and below, as SciPy takes a second to import: not before the first step.
+        from arniqa_jax.evaluation import protocol
+
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         encoder = Encoder(
             self._model, variables, f"step {step}", self._config.data.patch_size
@@ -295,6 +305,8 @@ class _Run:
 
     def _test(self) -> None:
         """Evaluates the best checkpoint; beside the untrained encoder, where random."""
+        from arniqa_jax.evaluation import protocol, report
+
         self._log.end_progress()
         random = self._config.model.init == "random"
         results = []

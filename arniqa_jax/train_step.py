@@ -65,6 +65,20 @@ class Preview(NamedTuple):
     chains: degradation.Chains
 
 
+def abstract_batch(batch_size: int, patch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of what a step needs of a batch of N pairs."""
+    shapes = {
+        "images": ((2, 2, patch_size, patch_size, 3), jnp.uint8),
+        "seed": ((), jnp.uint32),
+        "skipped": ((2,), jnp.int32),
+        "stop": ((), jnp.int32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shapes[name][0]), shapes[name][1])
+        for name in BATCH
+    }
+
+
 def initial_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation
 ) -> TrainState:
