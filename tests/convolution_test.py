@@ -51,23 +51,29 @@ def test_convolution(size, channels, stride, side):
     )
 
 
-@pytest.mark.parametrize("sides", [(8, 8), (7, 9)])
-def test_a_convolution_in_winograds_form(sides):
+@pytest.mark.parametrize(
+    ("stride", "sides"), [(1, (8, 8)), (1, (7, 9)), (2, (14, 14)), (2, (13, 17))]
+)
+def test_a_convolution_in_winograds_form(stride, sides):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *sides, 64)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 64, 65)).astype(np.float32)
     _assert_equal(
-        _value_and_gradients(lambda x, k: convolution.convolve(x, k, 1), x, kernel),
-        _value_and_gradients(_plain_convolution, x, kernel),
+        _value_and_gradients(
+            lambda x, k: convolution.convolve(x, k, stride), x, kernel
+        ),
+        _value_and_gradients(lambda x, k: _plain_convolution(x, k, stride), x, kernel),
     )
 
 
-@pytest.mark.parametrize("sides", [(1, 1), (1, 4), (3, 2), (5, 6)])
-def test_winograds_form_of_any_size(sides):
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("sides", [(1, 1), (1, 4), (3, 2), (5, 6), (7, 8)])
+def test_winograds_form_of_any_size(sides, stride):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *sides, 3)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 2)).astype(np.float32)
-    got, expected = winograd.convolve(x, kernel), _plain_convolution(x, kernel)
+    got = winograd.convolve(x, kernel, stride)
+    expected = _plain_convolution(x, kernel, stride)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
@@ -81,11 +87,12 @@ def _program(platform, shape=(2, 7, 7, 64), channels=64, stride=1, dtype="float3
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_winograds_form_is_of_cpus_alone(platform):
-    program = _program(platform)
+@pytest.mark.parametrize(("stride", "products"), [(1, 16), (2, 25)])
+def test_winograds_form_is_of_cpus_alone(platform, stride, products):
+    program = _program(platform, (2, 14, 14, 64), stride=stride)
     few = platform == "cpu"
     assert program.count("stablehlo.convolution") == (0 if few else 1)
-    assert program.count("stablehlo.dot_general") == (16 if few else 0)
+    assert program.count("stablehlo.dot_general") == (products if few else 0)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ recorded for the JAX version of constraints.txt.
 import importlib
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -158,15 +159,19 @@ def test_the_loop_sends_the_batch_and_fetches_the_metrics(monkeypatch, tmp_path)
     def make_guarded_step(*args, **options):
         step = make_step(*args, **options)
 
-        def run(*arguments):
-            with pytest.raises(Exception, match="Disallowed host-to-device"):
-                jnp.add(np.ones(3), 1)
-            calls.append("step")
-            result = step(*arguments)
-            assert step._cache_size() == 1
-            return result
+        def lower(*abstract):
+            calls.append("compile")
+            compiled = step.lower(*abstract).compile()
 
-        return run
+            def run(*arguments):
+                with pytest.raises(Exception, match="Disallowed host-to-device"):
+                    jnp.add(np.ones(3), 1)
+                calls.append("step")
+                return compiled(*arguments)
+
+            return types.SimpleNamespace(compile=lambda: run)
+
+        return types.SimpleNamespace(lower=lower)
 
     monkeypatch.setattr(train_step, "make_step", make_guarded_step)
     monkeypatch.setattr(
@@ -176,8 +181,8 @@ def test_the_loop_sends_the_batch_and_fetches_the_metrics(monkeypatch, tmp_path)
     monkeypatch.setattr(train._Run, "_validate", lambda *_: 0.0)
     monkeypatch.setattr(train._Run, "_test", lambda _: None)
     assert train.run(config, tmp_path) == 0
-    # The metrics of a step are fetched when the next one is under way.
-    assert calls == ["put", "step", *["put", "step", "get"] * 4, "get"]
+    # Compiled once. The metrics of a step are fetched when the next one is under way.
+    assert calls == ["compile", "put", "step", *["put", "step", "get"] * 4, "get"]
 
 
 def test_flops_of_resnet50_by_hand():

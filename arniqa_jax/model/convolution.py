@@ -52,11 +52,11 @@ def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
     if kernel_HWIO.shape[0] == 1:
         return _pointwise(x_NHWC, kernel_HWIO[0, 0], stride)
     if _suits_winograd(x_NHWC, kernel_HWIO, stride):
-        return _three_by_three(x_NHWC, kernel_HWIO)
+        return _three_by_three(x_NHWC, kernel_HWIO, stride)
     return _windows(x_NHWC, kernel_HWIO, stride)
 
 
-def _windows(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
+def _windows(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
     return lax.conv_general_dilated(
         x_NHWC,
         kernel_HWIO,
@@ -70,36 +70,42 @@ def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> b
     """Whether Winograd's form exists, and pays on a CPU.
 
     What it adds is outweighed where there are many channels to sum over, and many
-    pixels for the transformed kernel. The batch is left out: it may be symbolic.
+    results for the transformed kernel. The batch is left out: it may be symbolic.
     """
     size, _, *channels = kernel_HWIO.shape
     _, height, width, _ = x_NHWC.shape
     return (
-        (size, stride, x_NHWC.dtype) == (3, 1, jnp.float32)
+        (size, x_NHWC.dtype) == (3, jnp.float32)
+        and stride <= 2
         and min(channels) >= 64
-        and height * width >= 49  # the last stage at 224 px
+        and height * width >= 49 * stride**2  # the last stage at 224 px
     )
 
 
-@jax.custom_vjp
-def _three_by_three(x_NHWC: jax.Array, kernel_HWIO: jax.Array) -> jax.Array:
-    """A 3x3 convolution of stride 1; on a CPU with few products.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _three_by_three(
+    x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int
+) -> jax.Array:
+    """A 3x3 convolution of stride 1 or 2; on a CPU with few products.
 
     The core's arithmetic bounds the plain form there; accelerators have matrix units,
     and libraries that choose by themselves.
     """
     return lax.platform_dependent(
-        x_NHWC, kernel_HWIO, cpu=winograd.convolve, default=_windows
+        x_NHWC,
+        kernel_HWIO,
+        cpu=functools.partial(winograd.convolve, stride=stride),
+        default=functools.partial(_windows, stride=stride),
     )
 
 
-def _three_by_three_forward(x_NHWC, kernel_HWIO):
-    return _three_by_three(x_NHWC, kernel_HWIO), (x_NHWC, kernel_HWIO)
+def _three_by_three_forward(x_NHWC, kernel_HWIO, stride):
+    return _three_by_three(x_NHWC, kernel_HWIO, stride), (x_NHWC, kernel_HWIO)
 
 
-def _three_by_three_backward(residuals, dy_NHWO):
+def _three_by_three_backward(stride, residuals, dy_NHWO):
     # Of the plain form: few products bring nothing here.
-    _, gradients = jax.vjp(_windows, *residuals)
+    _, gradients = jax.vjp(functools.partial(_windows, stride=stride), *residuals)
     return gradients(dy_NHWO)
 
 
