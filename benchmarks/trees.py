@@ -1,0 +1,131 @@
+"""The whole step of another version of this program beside that of this one.
+
+    git worktree add ../before c286845
+    python benchmarks/trees.py ../before [--config=pretrain --pairs=4 --turns=2]
+
+Processes take turns; each compiles the step of the config twice, with an empty cache
+and with what that left in it, and runs it on noise. All that it uses of a version are
+the functions that build a step, which c286845 and later have.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_HERE = pathlib.Path(__file__).resolve().parents[1]
+_LEARNING_RATE = 1e-3
+
+
+def main():
+    """Runs both versions in turns and prints a row for each process."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before", type=pathlib.Path, help="a checkout")
+    parser.add_argument("--config", default="quickstart")
+    parser.add_argument("--pairs", type=int, help="by default the config's")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--role", choices=["step"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.role:
+        print(json.dumps(measure(arguments.config, arguments.pairs, arguments.steps)))
+        return
+    print("version  compiled, s: cold   warm  temporaries, MB  step, s: least  median")
+    trees = {"before": arguments.before.resolve(), "here": _HERE}
+    for _ in range(arguments.turns):
+        for name, tree in trees.items():
+            finished = subprocess.run(
+                [sys.executable, __file__, *sys.argv[1:], "--role=step"],
+                env=os.environ | {"PYTHONPATH": str(tree)},
+                cwd=tree,
+                capture_output=True,
+                text=True,
+            )
+            if finished.returncode:
+                sys.exit(f"{tree}: {finished.stderr}")
+            cold, warm, megabytes, least, median = json.loads(finished.stdout)
+            print(
+                f"{name:7}  {cold:17.1f}  {warm:5.1f}  {megabytes:15.0f}"
+                f"  {least:14.3f}  {median:6.3f}",
+                flush=True,
+            )
+
+
+def measure(config_name: str, pairs: int | None, steps: int) -> list[float]:
+    """Seconds to compile, cold and warm; MB of temporaries; seconds of a step."""
+    # Of the version that PYTHONPATH names.
+    from arniqa_jax import encoders, schedules, sharding, train_step
+
+    config = importlib.import_module(f"configs.{config_name}").get_config()
+    config.model.init = "random"  # the time does not depend on the values
+    config.train.batch_size = pairs = pairs or config.train.batch_size
+    optimizer = schedules.optimizer(
+        name=config.optimizer.name,
+        schedule=lambda _: _LEARNING_RATE,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    mesh = sharding.make_mesh()
+    # In c286845 the seed is a constant of the program, later the key an argument.
+    has_seed = "seed" in inspect.signature(train_step.make_step).parameters
+    step = train_step.make_step(
+        encoders.build_model(config),
+        optimizer,
+        lambda _: _LEARNING_RATE,
+        mesh,
+        temperature=config.loss.temperature,
+        accumulation=1,
+        degradation_options=dict(**config.degradation),
+        **({"seed": config.seed} if has_seed else {}),
+    )
+    key = () if has_seed else (train_step.run_key(config.seed, mesh),)
+    state = train_step.initial_state(encoders.initial_variables(config), optimizer)
+    batch = sharding.put_batch(_noise(pairs, config.data.patch_size, train_step), mesh)
+
+    def fresh_state():
+        copy = jax.tree.map(jnp.copy, state)  # as the step takes its state away
+        return jax.device_put(copy, sharding.replicated(mesh))
+
+    seconds = []
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        for _ in range(2):
+            jax.clear_caches()
+            start = time.perf_counter()
+            compiled = step.lower(state, batch, *key).compile()
+            seconds.append(time.perf_counter() - start)
+    current, times = fresh_state(), []
+    for _ in range(steps):
+        start = time.perf_counter()
+        current, *_ = jax.block_until_ready(compiled(current, batch, *key))
+        times.append(time.perf_counter() - start)
+    megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
+    return [*seconds, megabytes, min(times), float(np.median(times))]
+
+
+def _noise(pairs: int, size: int, train_step) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    batch = {
+        "images": rng.integers(0, 256, (pairs, 2, 2, size, size, 3), np.uint8),
+        "seed": rng.integers(0, 2**32, pairs, np.uint32),
+        "skipped": np.zeros((pairs, 2), np.int32),
+        "stop": np.zeros(pairs, np.int32),
+    }
+    return {name: batch[name] for name in train_step.BATCH}
+
+
+if __name__ == "__main__":
+    main()
