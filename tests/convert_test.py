@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from arniqa_jax import (
+    checkpoints,
     convert,
     encoders,
     errors,
@@ -93,6 +95,15 @@ def test_a_regressor_of_another_encoder_is_an_error(model):
 def test_nothing_is_overwritten(weights, model):
     with pytest.raises(errors.CheckpointError, match="exists already"):
         convert.convert(weights, model, [])
+
+
+def test_the_encoder_of_another_model_is_an_error(variables, model):
+    other = jax.tree.map(lambda x: 2 * x, variables)
+    shutil.rmtree(model / "encoder")
+    checkpoints.save_variables(model / "encoder", other)
+    message = "does not hold the encoder that model.json describes"
+    with pytest.raises(errors.CheckpointError, match=message):
+        encoders.load(model)
 
 
 @pytest.mark.parametrize(
