@@ -107,7 +107,11 @@ def read_encoder(directory: pathlib.Path) -> Encoder:
     # Instead of expected shapes, which would take most of a second to trace.
     variables = checkpoints.load_variables(directory / _ENCODER, like=None)
     encoder = Encoder(module, variables, file, **options)
-    if encoder.fingerprint() != fingerprint:
+    try:
+        as_described = encoder.fingerprint() == fingerprint
+    except KeyError:  # no encoder at all
+        as_described = False
+    if not as_described:
         raise errors.CheckpointError(
             f"{directory / _ENCODER} does not hold the encoder that {path.name} "
             "describes: convert the model again"

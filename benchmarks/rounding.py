@@ -1,7 +1,7 @@
 """How far rounding alone takes runs apart, by learning rate.
 
-    JAX_NUM_CPU_DEVICES=4 python benchmarks/rounding.py [--steps=20]
-        [--learning_rates=1e-3,1e-4,1e-5] [--seed=27]
+    python benchmarks/rounding.py [--steps=20 --seed=27]
+        [--learning_rates=1e-3,1e-4,1e-5]
 
 The tiny encoder on the built-in photographs (as in tests/processes_test.py, but with a
 constant learning rate) on 4 simulated devices, compared with the same on 1 and on 2 of
@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh
 from arniqa_jax import encoders, schedules, sharding, train_step
 from arniqa_jax.data import pairs, photos
 
+_DEVICES = 4
 _RELATIVE_CHANGE = 1e-7
 _CHANGED_STARTS = 3
 
@@ -34,15 +35,16 @@ def main():
     parser.add_argument("--learning_rates", default="1e-3,1e-4,1e-5")
     parser.add_argument("--seed", type=int, default=27)
     arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", _DEVICES)
     print("largest difference to 4 devices; parameters moved: from their start")
     print("learning rate  run                loss  parameters  moved")
     for learning_rate in map(float, arguments.learning_rates.split(",")):
         runs = _Runs(learning_rate, arguments.steps, arguments.seed)
-        losses, params = runs.run(4)
+        losses, params = runs.run(_DEVICES)
         moved = _largest(params, runs.start["params"])
         others = {"1 device": (1, None), "2 devices": (2, None)}
         for index in range(_CHANGED_STARTS):
-            others[f"4, start {index + 1}"] = (4, index)
+            others[f"4, start {index + 1}"] = (_DEVICES, index)
         for name, (devices, change) in others.items():
             other_losses, other_params = runs.run(devices, change)
             off = np.abs(other_losses / losses - 1).max()
@@ -69,7 +71,7 @@ class _Runs:
             weight_decay=config.optimizer.weight_decay,
         )
         self._batches = self._read(source, steps)
-        self._steps = {}
+        self._compiled = {}
         self.start = jax.device_get(encoders.initial_variables(config))
 
     def _read(self, source: photos.PhotoSource, steps: int) -> list[dict]:
@@ -88,8 +90,8 @@ class _Runs:
     def run(self, devices: int, change: int | None = None) -> tuple[np.ndarray, dict]:
         """Losses and last parameters, of a start that is changed where one is asked."""
         mesh = Mesh(jax.devices()[:devices], ("data",), axis_types=(AxisType.Auto,))
-        if devices not in self._steps:
-            self._steps[devices] = train_step.make_step(
+        if devices not in self._compiled:
+            self._compiled[devices] = train_step.make_step(
                 encoders.build_model(self._config),
                 self._optimizer,
                 self._schedule,
@@ -114,7 +116,7 @@ class _Runs:
         losses = []
         for batch in self._batches:
             batch = sharding.put_batch(batch, mesh)
-            state, metrics, _ = self._steps[devices](state, batch, key)
+            state, metrics, _ = self._compiled[devices](state, batch, key)
             losses.append(metrics["loss"].item())
         return np.array(losses), jax.device_get(state.params)
 

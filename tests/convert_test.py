@@ -97,8 +97,15 @@ def test_nothing_is_overwritten(weights, model):
         convert.convert(weights, model, [])
 
 
-def test_the_encoder_of_another_model_is_an_error(variables, model):
-    other = jax.tree.map(lambda x: 2 * x, variables)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda variables: jax.tree.map(lambda x: 2 * x, variables),
+        lambda variables: {"params": {"layer": np.ones(3)}},
+    ],
+)
+def test_the_encoder_of_another_model_is_an_error(variables, model, change):
+    other = change(variables)
     shutil.rmtree(model / "encoder")
     checkpoints.save_variables(model / "encoder", other)
     message = "does not hold the encoder that model.json describes"

@@ -48,13 +48,7 @@ def _make_step(config):
         lambda variables: train_step.initial_state(variables, optimizer),
         encoders.abstract_variables(model),
     )
-    pairs, size = config.train.batch_size, config.data.patch_size
-    batch = {
-        "images": jax.ShapeDtypeStruct((pairs, 2, 2, size, size, 3), jnp.uint8),
-        "seed": jax.ShapeDtypeStruct((pairs,), jnp.uint32),
-        "skipped": jax.ShapeDtypeStruct((pairs, 2), jnp.int32),
-        "stop": jax.ShapeDtypeStruct((pairs,), jnp.int32),
-    }
+    batch = train_step.abstract_batch(config.train.batch_size, config.data.patch_size)
     return step, (state, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 

@@ -1,6 +1,7 @@
 """A frozen encoder: the module, its variables and what identifies them."""
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -60,6 +61,11 @@ class Encoder:
 
     def fingerprint(self) -> str:
         """SHA-256 over the architecture and every bit of the encoder's variables."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        # Once: loading checks it, and so does each regressor that is found.
         described = f"{self.module.arch} {self.module.dtype}"
         described += "" if self.imagenet_input else " without normalisation"
         digest = hashlib.sha256(described.encode())

@@ -21,7 +21,8 @@ class _Form(NamedTuple):
 
     Attributes:
       step: pixels from one tile to the next.
-      pixels: transforms the pixels of a tile, `extent` of them.
+      extent: pixels of a tile.
+      pixels: transforms them.
       kernel: transforms the three taps.
       results: transforms the products back.
     """
@@ -52,7 +53,7 @@ _FORMS = {
 }
 
 
-def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
+def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
     """A 3x3 convolution of stride 1 or 2 and padding 1."""
     form = _FORMS[stride]
     count, height, width, _ = x_NHWC.shape

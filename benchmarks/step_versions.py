@@ -1,7 +1,7 @@
 """The whole step of another version of this program beside that of this one.
 
     git worktree add ../before c286845
-    python benchmarks/trees.py ../before [--config=pretrain --pairs=4 --turns=2]
+    python benchmarks/step_versions.py ../before [--config=pretrain --pairs=4 --turns=2]
 
 Processes take turns; each compiles the step of the config twice, with an empty cache
 and with what that left in it, and runs it on noise. All that it uses of a version are
@@ -20,7 +20,6 @@ import tempfile
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 _HERE = pathlib.Path(__file__).resolve().parents[1]
@@ -94,10 +93,7 @@ def measure(config_name: str, pairs: int | None, steps: int) -> list[float]:
     state = train_step.initial_state(encoders.initial_variables(config), optimizer)
     batch = sharding.put_batch(_noise(pairs, config.data.patch_size, train_step), mesh)
 
-    def fresh_state():
-        copy = jax.tree.map(jnp.copy, state)  # as the step takes its state away
-        return jax.device_put(copy, sharding.replicated(mesh))
-
+    state = jax.device_put(state, sharding.replicated(mesh))
     seconds = []
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -107,10 +103,10 @@ def measure(config_name: str, pairs: int | None, steps: int) -> list[float]:
             start = time.perf_counter()
             compiled = step.lower(state, batch, *key).compile()
             seconds.append(time.perf_counter() - start)
-    current, times = fresh_state(), []
+    times = []
     for _ in range(steps):
         start = time.perf_counter()
-        current, *_ = jax.block_until_ready(compiled(current, batch, *key))
+        state, *_ = jax.block_until_ready(compiled(state, batch, *key))
         times.append(time.perf_counter() - start)
     megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
     return [*seconds, megabytes, min(times), float(np.median(times))]
