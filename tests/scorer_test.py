@@ -1,5 +1,9 @@
 """The Python API: what is scored, that it is the plain computation, its gradient."""
 
+import itertools
+import os
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +86,39 @@ def test_the_order_holds_beside_unreadable_ones_and_full_windows(model, images):
     found = list(model.embed(iter(stream)))
     assert [tag for tag, _ in found] == list(range(60))
     assert all((values is None) == (tag % 3 == 0) for tag, values in found)
+    features = model.features(images)
+    for tag, values in found:
+        if values is not None:
+            np.testing.assert_array_equal(values, features[tag % len(images)])
+
+
+def test_a_cpu_computes_as_many_images_at_a_time_as_it_has_cores(
+    directory, images, monkeypatch
+):
+    devices = len(jax.local_devices())  # each takes an image
+    monkeypatch.setattr(os, "cpu_count", lambda: 3 * devices)
+    model = arniqa_jax.load(directory)
+    together = threading.Barrier(3, timeout=60)  # each waits there for two others
+    embed_group = model._embed_group
+
+    def embed_beside_others(group):
+        together.wait()
+        return embed_group(group)
+
+    monkeypatch.setattr(model, "_embed_group", embed_beside_others)
+    model.score([images[0]] * 6 * devices)
+
+
+def test_a_stream_that_is_left_ends_its_threads(model, images):
+    views = ((i, model.view(images[0])) for i in itertools.count())
+    stream = model.embed(views)
+    next(stream)
+    assert any(thread.name.startswith("embed") for thread in threading.enumerate())
+    stream.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("embed"):
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def test_few_images_of_many_sizes_do_not_wait_for_ever(directory, monkeypatch):

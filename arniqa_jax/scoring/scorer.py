@@ -12,6 +12,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -144,6 +145,7 @@ class Scorer:
             }
         self.params = jax.device_put(params, sharding.replicated(self._mesh))
         self._sizes: set[tuple[int, ...]] = set()
+        self._concurrent = self._batches_at_a_time()
 
     def score(self, images: Sequence[Picture], *, raw: bool = False) -> np.ndarray:
         """Scores images.
@@ -255,31 +257,47 @@ class Scorer:
         groups: dict[tuple[int, ...], list] = {}
         computing: collections.deque = collections.deque()
         emitted = 0
-        for index, (tag, scales) in enumerate(views):
-            if scales is None:
-                ready[index] = (tag, None)
-            else:
-                size = scales[0].shape
-                groups.setdefault(size, []).append((index, tag, scales))
-                if len(groups[size]) == self.batch_size:
-                    computing.append(self._start(groups.pop(size)))
-            if groups and index - emitted >= _WAITING_BATCHES * self.batch_size:
-                computing.append(self._start(groups.pop(next(iter(groups)))))
-            # One batch is computed while the next is being decoded.
-            while len(computing) > 1:
-                ready.update(_finish(*computing.popleft()))
-            while emitted in ready:
-                yield ready.pop(emitted)
-                emitted += 1
-        for group in groups.values():
-            computing.append(self._start(group))
-        for batch in computing:
-            ready.update(_finish(*batch))
-        for index in sorted(ready):
-            yield ready[index]
+        pool = ThreadPoolExecutor(self._concurrent, thread_name_prefix="embed")
 
-    def _start(self, group: list) -> tuple[list, list[jax.Array]]:
-        """Puts a batch of one size on the devices; returns before it is computed."""
+        def start(group: list) -> None:
+            computing.append(pool.submit(self._embed_group, group))
+
+        try:
+            for index, (tag, scales) in enumerate(views):
+                if scales is None:
+                    ready[index] = (tag, None)
+                else:
+                    size = scales[0].shape
+                    groups.setdefault(size, []).append((index, tag, scales))
+                    if len(groups[size]) == self.batch_size:
+                        start(groups.pop(size))
+                if groups and index - emitted >= _WAITING_BATCHES * self.batch_size:
+                    start(groups.pop(next(iter(groups))))
+                # One more than are computed, for the thread that is done first.
+                while len(computing) > self._concurrent:
+                    ready.update(computing.popleft().result())
+                while emitted in ready:
+                    yield ready.pop(emitted)
+                    emitted += 1
+            for group in groups.values():
+                start(group)
+            for batch in computing:
+                ready.update(batch.result())
+            for index in sorted(ready):
+                yield ready[index]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batches_at_a_time(self) -> int:
+        if jax.default_backend() != "cpu":
+            return 2  # one is computed, the next is put on the device
+        if self.crops == "whole":
+            return 1  # may be so large that the memory holds one
+        # One program leaves cores idle between its parts; an image for each does not.
+        return -(-(os.cpu_count() or 1) // self.batch_size)
+
+    def _embed_group(self, group: list) -> list[tuple[int, tuple[Any, np.ndarray]]]:
+        """Features of a batch of one size, each with its index and tag."""
         outputs = []
         for scale in zip(*(scales for _, _, scales in group), strict=True):
             batch = np.zeros((self.batch_size, *scale[0].shape), np.uint8)
@@ -291,17 +309,13 @@ class Scorer:
                 self._sizes = {batch.shape}
             batch = jax.device_put(batch, sharding.over_batch(self._mesh))
             outputs.append(_embed(self._stateless, self.params["encoder"], batch))
-        return [(index, tag) for index, tag, _ in group], outputs
+        features_BCD = np.concatenate([np.asarray(x) for x in outputs], axis=-1)
+        pairs = zip(group, features_BCD, strict=False)  # the batch may be filled up
+        return [(index, (tag, features_CD)) for (index, tag, _), features_CD in pairs]
 
 
 def _count(images: Iterable[Picture]) -> Iterator[tuple[int, Picture]]:
     return zip(itertools.count(), images, strict=False)
-
-
-def _finish(members: list, outputs: list[jax.Array]) -> Iterator[tuple[int, tuple]]:
-    features_BCD = np.concatenate([np.asarray(x) for x in outputs], axis=-1)
-    for (index, tag), features_CD in zip(members, features_BCD, strict=False):
-        yield index, (tag, features_CD)
 
 
 @functools.partial(jax.jit, static_argnums=0)
