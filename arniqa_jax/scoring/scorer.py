@@ -34,7 +34,7 @@ CROPS = {
 # Images of ten crops each that a device takes at once. More do not help a CPU, and
 # the first score comes sooner.
 _IMAGES_PER_DEVICE = {"cpu": 1, "gpu": 32, "tpu": 32}
-# Batches of images that wait for others of their size, at most.
+# Batches of images that wait for others of their size, at most, beside those computed.
 _WAITING_BATCHES = 16
 # Whole images compile a program for each size: so many are kept.
 _KEPT_PROGRAMS = 64
@@ -257,10 +257,21 @@ class Scorer:
         groups: dict[tuple[int, ...], list] = {}
         computing: collections.deque = collections.deque()
         emitted = 0
+        waiting = (_WAITING_BATCHES + self._concurrent) * self.batch_size
         pool = ThreadPoolExecutor(self._concurrent, thread_name_prefix="embed")
 
         def start(group: list) -> None:
             computing.append(pool.submit(self._embed_group, group))
+
+        def in_order(still_computing: int) -> Iterator:
+            nonlocal emitted
+            while True:
+                while emitted in ready:
+                    yield ready.pop(emitted)
+                    emitted += 1
+                if len(computing) <= still_computing:
+                    return
+                ready.update(computing.popleft().result())
 
         try:
             for index, (tag, scales) in enumerate(views):
@@ -271,20 +282,13 @@ class Scorer:
                     groups.setdefault(size, []).append((index, tag, scales))
                     if len(groups[size]) == self.batch_size:
                         start(groups.pop(size))
-                if groups and index - emitted >= _WAITING_BATCHES * self.batch_size:
+                if groups and index - emitted >= waiting:
                     start(groups.pop(next(iter(groups))))
-                # One more than are computed, for the thread that is done first.
-                while len(computing) > self._concurrent:
-                    ready.update(computing.popleft().result())
-                while emitted in ready:
-                    yield ready.pop(emitted)
-                    emitted += 1
+                # As many as run, and one more for the thread that is done first.
+                yield from in_order(self._concurrent)
             for group in groups.values():
                 start(group)
-            for batch in computing:
-                ready.update(batch.result())
-            for index in sorted(ready):
-                yield ready[index]
+            yield from in_order(0)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
