@@ -66,6 +66,16 @@ def test_a_convolution_in_winograds_form(stride, sides):
     )
 
 
+def test_a_stem_whose_gradient_is_products():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 15, 14, 3)).astype(np.float32)
+    kernel = rng.normal(size=(7, 7, 3, 64)).astype(np.float32)
+    _assert_equal(
+        _value_and_gradients(lambda x, k: convolution.convolve(x, k, 2), x, kernel),
+        _value_and_gradients(lambda x, k: _plain_convolution(x, k, 2), x, kernel),
+    )
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("sides", [(1, 1), (1, 4), (3, 2), (5, 6), (7, 8)])
 def test_winograds_form_of_any_size(sides, stride):
@@ -90,6 +100,25 @@ def _program(platform, shape=(2, 7, 7, 64), channels=64, stride=1, dtype="float3
 @pytest.mark.parametrize(("stride", "products"), [(1, 16), (2, 25)])
 def test_winograds_form_is_of_cpus_alone(platform, stride, products):
     program = _program(platform, (2, 14, 14, 64), stride=stride)
+    few = platform == "cpu"
+    assert program.count("stablehlo.convolution") == (0 if few else 1)
+    assert program.count("stablehlo.dot_general") == (products if few else 0)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(
+    ("of", "stride", "products"), [("x", 1, 16), ("kernel", 1, 3), ("kernel", 2, 3)]
+)
+def test_gradients_as_products_are_of_cpus_alone(platform, of, stride, products):
+    shapes = {"x": (2, 14, 14, 64), "kernel": (3, 3, 64, 64)}
+    gradient = jax.grad(
+        lambda arrays: convolution.convolve(arrays["x"], arrays["kernel"], stride).sum()
+    )
+    structs = {
+        name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()
+    }
+    traced = jax.jit(lambda arrays: gradient(arrays)[of]).trace(structs)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
     few = platform == "cpu"
     assert program.count("stablehlo.convolution") == (0 if few else 1)
     assert program.count("stablehlo.dot_general") == (products if few else 0)

@@ -51,9 +51,7 @@ def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
     """Convolves with a square kernel of odd size and symmetric padding, no bias."""
     if kernel_HWIO.shape[0] == 1:
         return _pointwise(x_NHWC, kernel_HWIO[0, 0], stride)
-    if _suits_winograd(x_NHWC, kernel_HWIO, stride):
-        return _three_by_three(x_NHWC, kernel_HWIO, stride)
-    return _windows(x_NHWC, kernel_HWIO, stride)
+    return _wide(x_NHWC, kernel_HWIO, stride)
 
 
 def _windows(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
@@ -83,33 +81,79 @@ def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> b
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _three_by_three(
-    x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int
-) -> jax.Array:
-    """A 3x3 convolution of stride 1 or 2; on a CPU with few products.
+def _wide(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
+    """A convolution whose kernel is wider than a pixel; on a CPU with few products.
 
     The core's arithmetic bounds the plain form there; accelerators have matrix units,
     and libraries that choose by themselves.
     """
-    return lax.platform_dependent(
-        x_NHWC,
-        kernel_HWIO,
-        cpu=functools.partial(winograd.convolve, stride=stride),
-        default=functools.partial(_windows, stride=stride),
+    plain = functools.partial(_windows, stride=stride)
+    if not _suits_winograd(x_NHWC, kernel_HWIO, stride):
+        return plain(x_NHWC, kernel_HWIO)
+    few = functools.partial(winograd.convolve, stride=stride)
+    return lax.platform_dependent(x_NHWC, kernel_HWIO, cpu=few, default=plain)
+
+
+def _wide_forward(x_NHWC, kernel_HWIO, stride):
+    return _wide(x_NHWC, kernel_HWIO, stride), (x_NHWC, kernel_HWIO)
+
+
+def _wide_backward(stride, residuals, dy_NHWO):
+    def plain(x_NHWC, kernel_HWIO, dy_NHWO):
+        form = functools.partial(_windows, stride=stride)
+        return jax.vjp(form, x_NHWC, kernel_HWIO)[1](dy_NHWO)
+
+    def on_cpu(x_NHWC, kernel_HWIO, dy_NHWO):
+        # What is not used of the plain gradients is not computed.
+        dx_NHWC, dkernel_HWIO = plain(x_NHWC, kernel_HWIO, dy_NHWO)
+        if stride == 1 and _suits_winograd(x_NHWC, kernel_HWIO, stride):
+            dx_NHWC = winograd.gradient_of_input(dy_NHWO, kernel_HWIO)
+        if _suits_products(x_NHWC, kernel_HWIO, stride):
+            size = kernel_HWIO.shape[0]
+            dkernel_HWIO = _gradient_of_kernel(x_NHWC, dy_NHWO, size, stride)
+        return dx_NHWC, dkernel_HWIO
+
+    return lax.platform_dependent(*residuals, dy_NHWO, cpu=on_cpu, default=plain)
+
+
+_wide.defvjp(_wide_forward, _wide_backward)
+
+
+def _suits_products(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
+    """Whether products pay on a CPU for the gradient of a kernel: wide, long ones."""
+    _, height, width, _ = x_NHWC.shape
+    return (
+        x_NHWC.dtype == jnp.float32
+        and kernel_HWIO.shape[3] >= 64
+        and height * width >= 49 * stride**2  # the last stage at 224 px
     )
 
 
-def _three_by_three_forward(x_NHWC, kernel_HWIO, stride):
-    return _three_by_three(x_NHWC, kernel_HWIO, stride), (x_NHWC, kernel_HWIO)
+def _gradient_of_kernel(
+    x_NHWC: jax.Array, dy_NHWO: jax.Array, size: int, stride: int
+) -> jax.Array:
+    """A matrix product for each row of the kernel, HWIO.
 
+    The convolution that XLA would compute instead, with a kernel as large as the image,
+    takes two to four times as long on a CPU.
+    """
+    _, height, width, _ = dy_NHWO.shape
+    around = (size // 2, size // 2)
+    x_NHWC = jnp.pad(x_NHWC, ((0, 0), around, around, (0, 0)))
 
-def _three_by_three_backward(stride, residuals, dy_NHWO):
-    # Of the plain form: few products bring nothing here.
-    _, gradients = jax.vjp(functools.partial(_windows, stride=stride), *residuals)
-    return gradients(dy_NHWO)
+    def under(row: int, column: int) -> jax.Array:
+        """The pixels that an element of the kernel is multiplied with."""
+        bottom, right = row + (height - 1) * stride, column + (width - 1) * stride
+        return x_NHWC[:, row : bottom + 1 : stride, column : right + 1 : stride]
 
-
-_three_by_three.defvjp(_three_by_three_forward, _three_by_three_backward)
+    pixels = (0, 1, 2)
+    rows = []
+    for row in range(size):
+        taps = [under(row, column) for column in range(size)]
+        # As in `_pointwise_backward`: the first operand is transposed, so not the wide.
+        rows.append(_product(dy_NHWO, jnp.concatenate(taps, 3), pixels, pixels))
+    rows = [lax.optimization_barrier(dkernel_OWI).T for dkernel_OWI in rows]
+    return jnp.stack(rows).reshape(size, size, x_NHWC.shape[3], dy_NHWO.shape[3])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

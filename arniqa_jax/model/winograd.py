@@ -55,6 +55,18 @@ _FORMS = {
 
 def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
     """A 3x3 convolution of stride 1 or 2 and padding 1."""
+    return _convolve(x_NHWC, kernel_HWIO, stride, channels=0)
+
+
+def gradient_of_input(dy_NHWO: jax.Array, kernel_HWIO: jax.Array) -> jax.Array:
+    """Of `convolve` with stride 1: convolves backwards, from results to inputs."""
+    return _convolve(dy_NHWO, kernel_HWIO[::-1, ::-1], 1, channels=1)
+
+
+def _convolve(
+    x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int, channels: int
+) -> jax.Array:
+    """Sums over the channels of x, which are I (0) or O (1) of the kernel."""
     form = _FORMS[stride]
     count, height, width, _ = x_NHWC.shape
     height, width = -(-height // stride), -(-width // stride)
@@ -74,7 +86,8 @@ def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
             form.kernel(*kernel),
             strict=True,
         )
-        products.append([pixels @ kernel_IO for pixels, kernel_IO in pairs])
+        over = ((3,), (channels,)), ((), ())
+        products.append([lax.dot_general(*pair, over) for pair in pairs])
     rows = zip(*map(form.results, *products), strict=True)
     y = jnp.stack([jnp.stack(form.results(*row), axis=3) for row in rows], axis=2)
     y_NHWO = y.reshape(count, 2 * down, 2 * across, -1)
