@@ -140,20 +140,21 @@ def _gradient_of_kernel(
     _, height, width, _ = dy_NHWO.shape
     around = (size // 2, size // 2)
     x_NHWC = jnp.pad(x_NHWC, ((0, 0), around, around, (0, 0)))
-
-    def under(row: int, column: int) -> jax.Array:
-        """The pixels that an element of the kernel is multiplied with."""
-        bottom, right = row + (height - 1) * stride, column + (width - 1) * stride
-        return x_NHWC[:, row : bottom + 1 : stride, column : right + 1 : stride]
-
     pixels = (0, 1, 2)
-    rows = []
-    for row in range(size):
-        taps = [under(row, column) for column in range(size)]
+
+    def of_row(row: jax.Array) -> jax.Array:
+        # What the elements of this row of the kernel are multiplied with.
+        across = lax.dynamic_slice_in_dim(x_NHWC, row, (height - 1) * stride + 1, 1)
+        across = across[:, ::stride]
+        last = (width - 1) * stride
+        taps = [across[:, :, c : c + last + 1 : stride] for c in range(size)]
         # As in `_pointwise_backward`: the first operand is transposed, so not the wide.
-        rows.append(_product(dy_NHWO, jnp.concatenate(taps, 3), pixels, pixels))
-    rows = [lax.optimization_barrier(dkernel_OWI).T for dkernel_OWI in rows]
-    return jnp.stack(rows).reshape(size, size, x_NHWC.shape[3], dy_NHWO.shape[3])
+        return _product(dy_NHWO, jnp.concatenate(taps, 3), pixels, pixels)
+
+    # A loop, as XLA would gather the pixels of all rows long before they are needed.
+    dkernel_HOWI = lax.map(of_row, jnp.arange(size))
+    dkernel_HOWI = dkernel_HOWI.reshape(size, -1, size, x_NHWC.shape[3])
+    return dkernel_HOWI.transpose(0, 2, 3, 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
