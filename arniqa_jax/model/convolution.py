@@ -152,6 +152,7 @@ def _gradient_of_kernel(
         return _product(dy_NHWO, jnp.concatenate(taps, 3), pixels, pixels)
 
     # A loop, as XLA would gather the pixels of all rows long before they are needed.
+    # Several CPU devices reduce each row by itself, inside the loop.
     dkernel_HOWI = lax.map(of_row, jnp.arange(size))
     dkernel_HOWI = dkernel_HOWI.reshape(size, -1, size, x_NHWC.shape[3])
     return dkernel_HOWI.transpose(0, 2, 3, 1)
