@@ -157,7 +157,7 @@ def read_regressor(path: pathlib.Path, name: str, encoder):
         higher_is_better=dataset.higher_is_better,
         crops="five",
         patch_size=encoder.patch_size,
-        encoder=encoder.fingerprint(),
+        encoder=encoder.fingerprint,
         images=dataset.images,
         weights_D=weights_D,
         intercept=intercept,
@@ -174,7 +174,7 @@ def _read_directory(path: pathlib.Path):
         return encoder, found, model_directory.read_source(path)
     origin = Source(
         f"{path.resolve().name}, {encoder.name}",
-        encoder.fingerprint(),
+        encoder.fingerprint,
         "arniqa_jax",
         "unknown: that of the run's owner",
     )

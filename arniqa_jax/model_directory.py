@@ -8,6 +8,7 @@ The workdir of a run can be read as one: its encoder is that of a checkpoint, it
 regressors those that evaluations of this very encoder have left in `results/`.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -79,7 +80,7 @@ def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
         "patch_size": encoder.patch_size,
         "imagenet_input": encoder.imagenet_input,
         "projector": "projector_0" in encoder.variables["params"],
-        "fingerprint": encoder.fingerprint(),
+        "fingerprint": encoder.fingerprint,
         "source": dataclasses.asdict(source),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
@@ -107,16 +108,13 @@ def read_encoder(directory: pathlib.Path) -> Encoder:
     # Instead of expected shapes, which would take most of a second to trace.
     variables = checkpoints.load_variables(directory / _ENCODER, like=None)
     encoder = Encoder(module, variables, file, **options)
-    try:
-        as_described = encoder.fingerprint() == fingerprint
-    except KeyError:  # no encoder at all
-        as_described = False
-    if not as_described:
-        raise errors.CheckpointError(
-            f"{directory / _ENCODER} does not hold the encoder that {path.name} "
-            "describes: convert the model again"
-        )
-    return encoder
+    with contextlib.suppress(KeyError):  # of variables without an encoder
+        if encoder.fingerprint == fingerprint:
+            return encoder
+    raise errors.CheckpointError(
+        f"{directory / _ENCODER} does not hold the encoder that {path.name} "
+        "describes: convert the model again"
+    )
 
 
 def read_source(directory: pathlib.Path) -> Source:
@@ -149,7 +147,7 @@ def find_regressors(directory: pathlib.Path, encoder: Encoder) -> dict[str, Regr
       CheckpointError: a file is damaged, or a regressor of a model directory was
         fitted to another encoder.
     """
-    fingerprint = encoder.fingerprint()
+    fingerprint = encoder.fingerprint
     if is_model_directory(directory):
         found = _read_all(directory / _REGRESSORS)
         for name, regressor in found.items():

@@ -155,7 +155,7 @@ def test_model_directory_gets_the_regressors_it_lacks(run, written, tmp_path):
     assert code == 0 and "regressor biq2021 added" in out and "clive added" not in out
     assert (model / "regressors" / "clive.json").read_text() == "the official one"
     regressor = regressors.read(model / "regressors", "biq2021")
-    assert regressor.encoder == miniature.encoder(1).fingerprint()
+    assert regressor.encoder == miniature.encoder(1).fingerprint
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class PixelStatistics:
         features = jnp.tanh(pooled @ variables["w"])
         return features / (1e-6 + jnp.linalg.norm(features, axis=-1, keepdims=True))
 
+    @property
     def fingerprint(self):
         return hashlib.sha256(np.asarray(self.variables["w"]).tobytes()).hexdigest()
 

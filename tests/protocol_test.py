@@ -172,7 +172,7 @@ def test_validation_keeps_the_features_of_one_encoder(opened, tmp_path):
         encoder = miniature.encoder(seed)
         protocol.validate(encoder, opened[-1:], alpha=0.1, cache_dir=tmp_path)
         (kept,) = (tmp_path / "validation").iterdir()
-        assert encoder.fingerprint().startswith(kept.name)
+        assert encoder.fingerprint.startswith(kept.name)
 
 
 def test_same_bits_again_and_on_eight_devices_nearly(opened, tmp_path):

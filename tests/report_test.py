@@ -73,7 +73,7 @@ def test_json_holds_what_reproduces_it(evaluated, tmp_path):
     assert data["schema_version"] == results.SCHEMA_VERSION
     assert data["config"] == {"evaluation": {"crops": "five"}}
     assert data["versions"].keys() >= {"arniqa_jax", "jax", "scikit-learn"}
-    assert data["fingerprint"] == miniature.encoder(0).fingerprint()
+    assert data["fingerprint"] == miniature.encoder(0).fingerprint
     assert [len(d["fingerprint"]) for d in data["datasets"]] == [64, 64]
 
 

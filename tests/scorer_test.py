@@ -14,7 +14,7 @@ from PIL import Image
 import arniqa_jax
 from arniqa_jax import errors
 from arniqa_jax.data import crops as image_crops
-from arniqa_jax.scoring import heat_map, scorer
+from arniqa_jax.scoring import batches, heat_map, scorer
 
 SIZES = [(40, 60), (100, 33), (1, 1), (31, 300), (64, 64), (7, 90), (64, 64)]
 
@@ -99,13 +99,13 @@ def test_a_cpu_computes_as_many_images_at_a_time_as_it_has_cores(
     monkeypatch.setattr(os, "cpu_count", lambda: 3 * devices)
     model = arniqa_jax.load(directory)
     together = threading.Barrier(3, timeout=60)  # each waits there for two others
-    embed_group = model._embed_group
+    embed_batch = model._embed_batch
 
-    def embed_beside_others(group):
+    def embed_beside_others(views):
         together.wait()
-        return embed_group(group)
+        return embed_batch(views)
 
-    monkeypatch.setattr(model, "_embed_group", embed_beside_others)
+    monkeypatch.setattr(model, "_embed_batch", embed_beside_others)
     model.score([images[0]] * 6 * devices)
 
 
@@ -123,7 +123,7 @@ def test_a_stream_that_is_left_ends_its_threads(model, images):
 
 def test_few_images_of_many_sizes_do_not_wait_for_ever(directory, monkeypatch):
     model = arniqa_jax.load(directory, crops="whole")
-    monkeypatch.setattr(scorer, "_WAITING_BATCHES", 1)
+    monkeypatch.setattr(batches, "_WAITING_BATCHES", 1)
     seen = []
 
     def views():

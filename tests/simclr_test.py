@@ -116,7 +116,7 @@ def test_an_encoder_takes_bytes_and_is_identified_by_its_bits(images):
     np.testing.assert_allclose(encoder.apply(variables, as_bytes), features, atol=1e-6)
     assert encoder.feature_dim == features.shape[1] == 64
     same = Encoder(model, jax.tree.map(jnp.array, variables), "second")
-    assert same.fingerprint() == encoder.fingerprint()
+    assert same.fingerprint == encoder.fingerprint
     variables["params"]["encoder"]["bn1"]["bias"] += 1e-7
     changed = Encoder(model, variables, "third")
-    assert changed.fingerprint() != same.fingerprint()
+    assert changed.fingerprint != same.fingerprint

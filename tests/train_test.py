@@ -233,7 +233,7 @@ def test_encoders_of_a_run(uninterrupted):
     last = encoders.load(path, "last")
     assert last.name == "step 6" and last.patch_size == 64
     untrained = encoders.load(path, "untrained")
-    assert untrained.fingerprint() != last.fingerprint()
+    assert untrained.fingerprint != last.fingerprint
     statistics = untrained.variables["batch_stats"]["encoder"]["bn1"]
     assert np.abs(statistics["mean"]).min() > 0
     with pytest.raises(errors.CheckpointError, match="expected best, last"):

@@ -58,6 +58,7 @@ class Encoder(Protocol):
     def apply(self, variables: Any, images_BHWC: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) to float32 (B, feature_dim); pure."""
 
+    @property
     def fingerprint(self) -> str:
         """Changes with any bit of the parameters and with the architecture."""
 
@@ -89,7 +90,7 @@ class Extractor:
     @functools.cached_property
     def directory(self) -> pathlib.Path:
         """The features of this encoder, below `cache_dir`."""
-        return pathlib.Path(self.cache_dir) / self._fingerprint[:16]
+        return pathlib.Path(self.cache_dir) / self.encoder.fingerprint[:16]
 
     def dataset(
         self,
@@ -241,10 +242,6 @@ class Extractor:
         return _embed(self._placed_variables, crops, good, stateless, output)
 
     @functools.cached_property
-    def _fingerprint(self) -> str:
-        return self.encoder.fingerprint()
-
-    @functools.cached_property
     def _placed_variables(self) -> Any:
         if self.mesh is None:
             return self.encoder.variables
@@ -272,7 +269,7 @@ class Extractor:
         stamps = images.stamps()
         content = [[images.names[row], stamps[row]] for row in rows]
         protocol = [_FORMAT, self.crops, self.encoder.patch_size, skip_unreadable]
-        described = json.dumps([self._fingerprint, protocol, content])
+        described = json.dumps([self.encoder.fingerprint, protocol, content])
         return hashlib.sha256(described.encode()).hexdigest()
 
 

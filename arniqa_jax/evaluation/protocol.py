@@ -133,7 +133,7 @@ def evaluate(
             cross[trained.name, tested.name] = found
     return Results(
         encoder=encoder.name,
-        fingerprint=encoder.fingerprint(),
+        fingerprint=encoder.fingerprint,
         feature_dim=encoder.feature_dim,
         patch_size=encoder.patch_size,
         crops=crops,

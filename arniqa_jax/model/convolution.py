@@ -51,7 +51,7 @@ def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
     """Convolves with a square kernel of odd size and symmetric padding, no bias."""
     if kernel_HWIO.shape[0] == 1:
         return _pointwise(x_NHWC, kernel_HWIO[0, 0], stride)
-    return _wide(x_NHWC, kernel_HWIO, stride)
+    return _spatial(x_NHWC, kernel_HWIO, stride)
 
 
 def _windows(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
@@ -64,24 +64,31 @@ def _windows(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
     )
 
 
-def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
-    """Whether Winograd's form exists, and pays on a CPU.
+def _suits_products(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
+    """Whether matrix products pay on a CPU: wide ones, over many results.
 
-    What it adds is outweighed where there are many channels to sum over, and many
-    results for the transformed kernel. The batch is left out: it may be symbolic.
+    The batch is left out: it may be symbolic.
     """
-    size, _, *channels = kernel_HWIO.shape
     _, height, width, _ = x_NHWC.shape
     return (
-        (size, x_NHWC.dtype) == (3, jnp.float32)
-        and stride <= 2
-        and min(channels) >= 64
+        x_NHWC.dtype == jnp.float32
+        and kernel_HWIO.shape[3] >= 64
         and height * width >= 49 * stride**2  # the last stage at 224 px
     )
 
 
+def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
+    """Whether Winograd's form exists, and pays on a CPU.
+
+    What it adds is outweighed where there are also many channels to sum over.
+    """
+    size, _, channels, _ = kernel_HWIO.shape
+    exists = size == 3 and stride <= 2
+    return exists and channels >= 64 and _suits_products(x_NHWC, kernel_HWIO, stride)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _wide(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
+def _spatial(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
     """A convolution whose kernel is wider than a pixel; on a CPU with few products.
 
     The core's arithmetic bounds the plain form there; accelerators have matrix units,
@@ -94,11 +101,11 @@ def _wide(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
     return lax.platform_dependent(x_NHWC, kernel_HWIO, cpu=few, default=plain)
 
 
-def _wide_forward(x_NHWC, kernel_HWIO, stride):
-    return _wide(x_NHWC, kernel_HWIO, stride), (x_NHWC, kernel_HWIO)
+def _spatial_forward(x_NHWC, kernel_HWIO, stride):
+    return _spatial(x_NHWC, kernel_HWIO, stride), (x_NHWC, kernel_HWIO)
 
 
-def _wide_backward(stride, residuals, dy_NHWO):
+def _spatial_backward(stride, residuals, dy_NHWO):
     def plain(x_NHWC, kernel_HWIO, dy_NHWO):
         form = functools.partial(_windows, stride=stride)
         return jax.vjp(form, x_NHWC, kernel_HWIO)[1](dy_NHWO)
@@ -116,17 +123,7 @@ def _wide_backward(stride, residuals, dy_NHWO):
     return lax.platform_dependent(*residuals, dy_NHWO, cpu=on_cpu, default=plain)
 
 
-_wide.defvjp(_wide_forward, _wide_backward)
-
-
-def _suits_products(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
-    """Whether products pay on a CPU for the gradient of a kernel: wide, long ones."""
-    _, height, width, _ = x_NHWC.shape
-    return (
-        x_NHWC.dtype == jnp.float32
-        and kernel_HWIO.shape[3] >= 64
-        and height * width >= 49 * stride**2  # the last stage at 224 px
-    )
+_spatial.defvjp(_spatial_forward, _spatial_backward)
 
 
 def _gradient_of_kernel(

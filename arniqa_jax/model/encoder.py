@@ -59,13 +59,9 @@ class Encoder:
             dtype=self.module.dtype,
         )
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the architecture and every bit of the encoder's variables."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        # Once: loading checks it, and so does each regressor that is found.
         described = f"{self.module.arch} {self.module.dtype}"
         described += "" if self.imagenet_input else " without normalisation"
         digest = hashlib.sha256(described.encode())

@@ -4,7 +4,6 @@ Shapes: N images, B images in a batch over all devices, C crops (5, or 1 for who
 images), S scales (2), P the side of a crop, D features of both scales.
 """
 
-import collections
 import dataclasses
 import difflib
 import functools
@@ -12,7 +11,6 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -25,6 +23,8 @@ from arniqa_jax import encoders, errors, model_directory, official_weights, shar
 from arniqa_jax.data import crops as image_crops
 from arniqa_jax.evaluation.regressors import Regressor
 from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.scoring import batches
+from arniqa_jax.scoring.batches import Scales
 from arniqa_jax.scoring.picture import Picture, to_array
 
 CROPS = {
@@ -34,13 +34,9 @@ CROPS = {
 # Images of ten crops each that a device takes at once. More do not help a CPU, and
 # the first score comes sooner.
 _IMAGES_PER_DEVICE = {"cpu": 1, "gpu": 32, "tpu": 32}
-# Batches of images that wait for others of their size, at most, beside those computed.
-_WAITING_BATCHES = 16
 # Whole images compile a program for each size: so many are kept.
 _KEPT_PROGRAMS = 64
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-Scales = tuple[np.ndarray, ...]
 
 
 def load(
@@ -145,7 +141,6 @@ class Scorer:
             }
         self.params = jax.device_put(params, sharding.replicated(self._mesh))
         self._sizes: set[tuple[int, ...]] = set()
-        self._concurrent = self._batches_at_a_time()
 
     def score(self, images: Sequence[Picture], *, raw: bool = False) -> np.ndarray:
         """Scores images.
@@ -253,44 +248,9 @@ class Scorer:
         Yields:
           Pairs of the same thing and float32 (C, D), or None.
         """
-        ready: dict[int, tuple[Any, np.ndarray | None]] = {}
-        groups: dict[tuple[int, ...], list] = {}
-        computing: collections.deque = collections.deque()
-        emitted = 0
-        waiting = (_WAITING_BATCHES + self._concurrent) * self.batch_size
-        pool = ThreadPoolExecutor(self._concurrent, thread_name_prefix="embed")
-
-        def start(group: list) -> None:
-            computing.append(pool.submit(self._embed_group, group))
-
-        def in_order(still_computing: int) -> Iterator:
-            nonlocal emitted
-            while True:
-                while emitted in ready:
-                    yield ready.pop(emitted)
-                    emitted += 1
-                if len(computing) <= still_computing:
-                    return
-                ready.update(computing.popleft().result())
-
-        try:
-            for index, (tag, scales) in enumerate(views):
-                if scales is None:
-                    ready[index] = (tag, None)
-                else:
-                    size = scales[0].shape
-                    groups.setdefault(size, []).append((index, tag, scales))
-                    if len(groups[size]) == self.batch_size:
-                        start(groups.pop(size))
-                if groups and index - emitted >= waiting:
-                    start(groups.pop(next(iter(groups))))
-                # As many as run, and one more for the thread that is done first.
-                yield from in_order(self._concurrent)
-            for group in groups.values():
-                start(group)
-            yield from in_order(0)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        return batches.embed_all(
+            views, self._embed_batch, self.batch_size, self._batches_at_a_time()
+        )
 
     def _batches_at_a_time(self) -> int:
         if jax.default_backend() != "cpu":
@@ -300,10 +260,10 @@ class Scorer:
         # One program leaves cores idle between its parts; an image for each does not.
         return -(-(os.cpu_count() or 1) // self.batch_size)
 
-    def _embed_group(self, group: list) -> list[tuple[int, tuple[Any, np.ndarray]]]:
-        """Features of a batch of one size, each with its index and tag."""
+    def _embed_batch(self, views: list[Scales]) -> np.ndarray:
+        """Features (B, C, D) of views of one size, at most a batch of them."""
         outputs = []
-        for scale in zip(*(scales for _, _, scales in group), strict=True):
+        for scale in zip(*views, strict=True):
             batch = np.zeros((self.batch_size, *scale[0].shape), np.uint8)
             for row, pixels in enumerate(scale):
                 batch[row] = pixels
@@ -314,8 +274,7 @@ class Scorer:
             batch = jax.device_put(batch, sharding.over_batch(self._mesh))
             outputs.append(_embed(self._stateless, self.params["encoder"], batch))
         features_BCD = np.concatenate([np.asarray(x) for x in outputs], axis=-1)
-        pairs = zip(group, features_BCD, strict=False)  # the batch may be filled up
-        return [(index, (tag, features_CD)) for (index, tag, _), features_CD in pairs]
+        return features_BCD[: len(views)]
 
 
 def _count(images: Iterable[Picture]) -> Iterator[tuple[int, Picture]]:
