@@ -39,6 +39,9 @@ def get_config() -> ConfigDict:
     config.model.normalize_features = True  # L2 before the projector
     config.model.projector_norm = "none"  # batch: BatchNorm, for starts from random
     config.model.dtype = "float32"  # of the computation; bfloat16
+    # of float32 convolutions on a TPU or GPU: default (bfloat16 passes, TF32: fast),
+    # high or highest (float32); a CPU computes in float32 anyway
+    config.model.precision = "default"
     config.model.batch_norm_groups = 1  # 1: statistics of the global batch
     # compute the inside of each residual block twice instead of keeping it for the
     # gradient: less memory, a third more FLOPs (on a CPU XLA undoes it: no change)

@@ -23,6 +23,8 @@ class Encoder:
       patch_size: side in pixels of the crops it was trained on.
       imagenet_input: whether it sees images normalised by ImageNet's statistics, as
         ours do, or images in [0, 1], as some imported ones.
+      precision: of float32 convolutions on an accelerator: `highest` computes in
+        float32, as a CPU does; `default` is faster, see `simclr.SimCLR`.
     """
 
     module: simclr.SimCLR
@@ -30,6 +32,7 @@ class Encoder:
     name: str
     patch_size: int = 224
     imagenet_input: bool = True
+    precision: str = "highest"
 
     @property
     def feature_dim(self) -> int:
@@ -57,6 +60,7 @@ class Encoder:
             images_BHWC,
             imagenet_input=self.imagenet_input,
             dtype=self.module.dtype,
+            precision=self.precision,
         )
 
     @functools.cached_property

@@ -7,12 +7,13 @@ function of it and the images, which is differentiable in both. The topology is 
 from the tree.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from arniqa_jax.model import convolution, losses, resnet, simclr
+from arniqa_jax.model import convolution, cpu_kernels, losses, resnet, simclr
 
 Weights = dict[str, Any]
 
@@ -55,6 +56,7 @@ def embed(
     *,
     imagenet_input: bool = True,
     dtype: str = "float32",
+    precision: str = "highest",
 ) -> jax.Array:
     """Features of images.
 
@@ -64,6 +66,9 @@ def embed(
       imagenet_input: whether the encoder sees images less ImageNet's mean, by its
         standard deviation; False for encoders that were trained on [0, 1].
       dtype: of the computation.
+      precision: of float32 convolutions on an accelerator. 'highest' computes in
+        float32, so that scores agree with those of a CPU; 'default' is faster, see
+        `simclr.SimCLR`.
 
     Returns:
       float32 (N, feature_dim), rows of length 1.
@@ -75,49 +80,46 @@ def embed(
         )
         x = (x - mean) / std
     x = x.astype(dtype)
+    wide = functools.partial(_wide, precision=precision)
     count, height, width, _ = x.shape
     if count % 2 == 0 and height * width >= _LARGE:
-        x = jax.lax.platform_dependent(x, weights, cpu=_wide_in_pairs, default=_wide)
+        in_pairs = functools.partial(cpu_kernels.in_pairs, wide)
+        x = jax.lax.platform_dependent(x, weights, cpu=in_pairs, default=wide)
     else:
-        x = _wide(x, weights)
-    x = _stages(x, weights, "34")
+        x = wide(x, weights)
+    x = _stages(x, weights, "34", precision)
     return losses.l2_normalize(x.astype(jnp.float32).mean((1, 2)))
 
 
-def _wide(x: jax.Array, weights: Weights) -> jax.Array:
-    """What has wide maps: the stem and the first two stages."""
-    x = jax.nn.relu(_conv(x, weights["conv1"], 2))
-    return _stages(convolution.max_pool(x), weights, "12")
+def _wide(x: jax.Array, weights: Weights, precision: str) -> jax.Array:
+    """Apply what has wide maps: the stem and the first two stages."""
+    x = jax.nn.relu(_conv(x, weights["conv1"], 2, precision))
+    return _stages(convolution.max_pool(x), weights, "12", precision)
 
 
-def _wide_in_pairs(x: jax.Array, weights: Weights) -> jax.Array:
-    """`_wide`, two images at a time, whose maps fit a CPU's caches."""
-    pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
-    y = jax.lax.map(lambda pair: _wide(pair, weights), pairs)
-    return y.reshape(x.shape[0], *y.shape[2:])
-
-
-def _stages(x: jax.Array, weights: Weights, stages: str) -> jax.Array:
+def _stages(x: jax.Array, weights: Weights, stages: str, precision: str) -> jax.Array:
     for name in sorted(weights):
         if name.startswith("layer") and name[len("layer")] in stages:
             downsamples = name.endswith("_0") and name != "layer1_0"
-            x = _block(x, weights[name], 2 if downsamples else 1)
+            x = _block(x, weights[name], 2 if downsamples else 1, precision)
     return x
 
 
-def _block(x: jax.Array, weights: Weights, stride: int) -> jax.Array:
+def _block(x: jax.Array, weights: Weights, stride: int, precision: str) -> jax.Array:
+    conv = functools.partial(_conv, precision=precision)
     if "conv3" in weights:
-        y = jax.nn.relu(_conv(x, weights["conv1"], 1))
-        y = jax.nn.relu(_conv(y, weights["conv2"], stride))
-        y = _conv(y, weights["conv3"], 1)
+        y = jax.nn.relu(conv(x, weights["conv1"], 1))
+        y = jax.nn.relu(conv(y, weights["conv2"], stride))
+        y = conv(y, weights["conv3"], 1)
     else:
-        y = jax.nn.relu(_conv(x, weights["conv1"], stride))
-        y = _conv(y, weights["conv2"], 1)
+        y = jax.nn.relu(conv(x, weights["conv1"], stride))
+        y = conv(y, weights["conv2"], 1)
     if "downsample_0" in weights:
-        x = _conv(x, weights["downsample_0"], stride)
+        x = conv(x, weights["downsample_0"], stride)
     return jax.nn.relu(x + y)
 
 
-def _conv(x: jax.Array, weights: Weights, stride: int) -> jax.Array:
+def _conv(x: jax.Array, weights: Weights, stride: int, precision: str) -> jax.Array:
     kernel, bias = (weights[name].astype(x.dtype) for name in ("kernel", "bias"))
-    return convolution.convolve(x, kernel, stride) + bias.reshape(1, 1, 1, -1)
+    x = convolution.convolve(x, kernel, stride, precision=precision)
+    return x + bias.reshape(1, 1, 1, -1)

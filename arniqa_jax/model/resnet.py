@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from arniqa_jax.model.batch_norm import BatchNorm, relu
+from arniqa_jax.model.batch_norm import BatchNorm
 from arniqa_jax.model.convolution import Conv, max_pool
 
 
@@ -30,13 +30,13 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = relu(self.norm(name="bn1")(y, train=train))
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.width, 3, 1, name="conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
         if x.shape != y.shape:
             x = self.conv(self.width, 1, self.stride, name="downsample_0")(x)
             x = self.norm(name="downsample_1")(x, train=train)
-        return relu(x + y)
+        return nn.relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -52,16 +52,16 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.width, 1, 1, name="conv1")(x)
-        y = relu(self.norm(name="bn1")(y, train=train))
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.width, 3, self.stride, name="conv2")(y)
-        y = relu(self.norm(name="bn2")(y, train=train))
+        y = nn.relu(self.norm(name="bn2")(y, train=train))
         y = self.conv(self.width * self.expansion, 1, 1, name="conv3")(y)
         y = self.norm(name="bn3")(y, train=train)
         if x.shape != y.shape:
             channels = self.width * self.expansion
             x = self.conv(channels, 1, self.stride, name="downsample_0")(x)
             x = self.norm(name="downsample_1")(x, train=train)
-        return relu(x + y)
+        return nn.relu(x + y)
 
 
 class Architecture(NamedTuple):
@@ -95,6 +95,7 @@ class ResNet(nn.Module):
       rematerialize: whether the gradient computes the inside of each block a second
         time, instead of keeping it.
       views: see `BatchNorm.views`.
+      precision: of float32 products on an accelerator, see `simclr.SimCLR`.
     """
 
     architecture: Architecture
@@ -102,12 +103,13 @@ class ResNet(nn.Module):
     batch_norm_groups: int = 1
     rematerialize: bool = False
     views: int = 1
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, *, train: bool) -> jax.Array:
         """Returns the pooled features, (N, feature_dim) float32, not normalised."""
         block, stages, width = self.architecture
-        conv = functools.partial(Conv, dtype=self.dtype)
+        conv = functools.partial(Conv, dtype=self.dtype, precision=self.precision)
         norm = functools.partial(
             BatchNorm,
             groups=self.batch_norm_groups,
@@ -117,7 +119,7 @@ class ResNet(nn.Module):
         if self.rematerialize:
             block = nn.remat(block, static_argnums=(2,))  # `train`; 0 is the module
         x = conv(width, 7, 2, name="conv1")(x_NHWC)
-        x = relu(norm(name="bn1")(x, train=train))
+        x = nn.relu(norm(name="bn1")(x, train=train))
         x = max_pool(x)
         for stage, blocks in enumerate(stages):
             for index in range(blocks):

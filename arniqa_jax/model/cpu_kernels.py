@@ -1,0 +1,301 @@
+"""Forms of the encoder's layers that exist only because XLA:CPU is slow.
+
+Nothing here is part of a program for a TPU or a GPU: `convolution` and `folded` choose
+these forms by `lax.platform_dependent`, which follows the platform that a program is
+compiled for. Values and gradients are those of the plain forms, up to the order of the
+sums. `benchmarks/encoder.py` measures what they gain.
+
+Images are NHWC, kernels HWIO.
+
+Winograd's F(2 x 2, 3 x 3) is from Lavin and Gray, "Fast Algorithms for Convolutional
+Neural Networks" (2016). Overlapping tiles of pixels and the kernel are transformed,
+multiplied point by point, and transformed back into 2 x 2 results. At stride 1 this
+takes 16 products instead of 36. At stride 2 the even pixels along an axis meet two taps
+of the kernel and the odd pixels meet the third tap; F(2, 2) for the even pixels leaves
+25 products. Summed over the channels, the products of one point are a matrix product.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from arniqa_jax.model import plain
+
+
+def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
+    """Return `plain.convolve` in the fastest form for a CPU."""
+    if kernel_HWIO.shape[0] == 1:
+        return _product(x_NHWC[:, ::stride, ::stride], kernel_HWIO[0, 0], (3,), (0,))
+    if _suits_winograd(x_NHWC, kernel_HWIO, stride):
+        return winograd(x_NHWC, kernel_HWIO, stride)
+    return plain.convolve(x_NHWC, kernel_HWIO, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_reverse_only(
+    x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int
+) -> jax.Array:
+    """Return `convolve`, with gradients in forms of their own.
+
+    They take a third of the time of what JAX derives from `convolve`. JAX has no
+    forward-mode derivative of a function with such gradients.
+    """
+    return convolve(x_NHWC, kernel_HWIO, stride)
+
+
+def _forward(x_NHWC, kernel_HWIO, stride):
+    return convolve(x_NHWC, kernel_HWIO, stride), (x_NHWC, kernel_HWIO)
+
+
+def _backward(stride, residuals, dy_NHWO):
+    x_NHWC, kernel_HWIO = residuals
+    if kernel_HWIO.shape[0] == 1:
+        dx_NHWC, dkernel_IO = _pointwise_backward(
+            x_NHWC, kernel_HWIO[0, 0], dy_NHWO, stride
+        )
+        return dx_NHWC, dkernel_IO[None, None]
+    # XLA removes the plain gradients that are replaced below.
+    form = functools.partial(plain.convolve, stride=stride)
+    dx_NHWC, dkernel_HWIO = jax.vjp(form, x_NHWC, kernel_HWIO)[1](dy_NHWO)
+    if stride == 1 and _suits_winograd(x_NHWC, kernel_HWIO, stride):
+        # From results to inputs: the kernel is turned and its channels are swapped.
+        turned_HWOI = kernel_HWIO[::-1, ::-1].swapaxes(2, 3)
+        dx_NHWC = winograd(dy_NHWO, turned_HWOI, 1)
+    if _suits_products(x_NHWC, kernel_HWIO, stride):
+        size = kernel_HWIO.shape[0]
+        dkernel_HWIO = _gradient_of_kernel(x_NHWC, dy_NHWO, size, stride)
+    return dx_NHWC, dkernel_HWIO
+
+
+convolve_reverse_only.defvjp(_forward, _backward)
+
+
+def _suits_products(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
+    """Return whether matrix products pay: wide products over many results do.
+
+    The batch size does not count, because it may be symbolic.
+    """
+    _, height, width, _ = x_NHWC.shape
+    return (
+        x_NHWC.dtype == jnp.float32
+        and kernel_HWIO.shape[3] >= 64
+        and height * width >= 49 * stride**2  # the last stage at 224 px
+    )
+
+
+def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
+    """Return whether Winograd's form exists and pays.
+
+    Its transforms are worth their cost where there are many channels to sum over.
+    """
+    size, _, channels, _ = kernel_HWIO.shape
+    exists = size == 3 and stride <= 2
+    return exists and channels >= 64 and _suits_products(x_NHWC, kernel_HWIO, stride)
+
+
+def _pointwise_backward(x_NHWC, kernel_IO, dy_NHWO, stride):
+    """Return the gradients of the image and of the kernel of a 1x1 convolution."""
+    dx_NHWC = _product(dy_NHWO, kernel_IO, (3,), (1,))
+    if stride > 1:
+        zero = jnp.zeros((), dx_NHWC.dtype)
+        sizes = x_NHWC.shape[1:3]
+        spread = [(0, (size - 1) % stride, stride - 1) for size in sizes]
+        dx_NHWC = lax.pad(dx_NHWC, zero, [(0, 0, 0), *spread, (0, 0, 0)])
+        x_NHWC = x_NHWC[:, ::stride, ::stride]
+    # XLA:CPU computes a product over the leading axes from a transposed copy of its
+    # first operand. The copy costs as much as the product where the first operand is
+    # the wider one, and more where it is the slices of a strided convolution.
+    pixels = (0, 1, 2)
+    if stride > 1 or kernel_IO.shape[0] > kernel_IO.shape[1]:
+        dkernel_OI = _product(dy_NHWO, x_NHWC, pixels, pixels)
+        # Without the barrier XLA folds the transpose into the product, and swaps the
+        # operands back.
+        return dx_NHWC, lax.optimization_barrier(dkernel_OI).T
+    return dx_NHWC, _product(x_NHWC, dy_NHWO, pixels, pixels)
+
+
+def _gradient_of_kernel(
+    x_NHWC: jax.Array, dy_NHWO: jax.Array, size: int, stride: int
+) -> jax.Array:
+    """Return the gradient of a kernel, HWIO, by a matrix product for each of its rows.
+
+    The convolution that XLA would compute instead, with a kernel as large as the image,
+    takes two to four times as long.
+    """
+    _, height, width, _ = dy_NHWO.shape
+    around = (size // 2, size // 2)
+    x_NHWC = jnp.pad(x_NHWC, ((0, 0), around, around, (0, 0)))
+    pixels = (0, 1, 2)
+
+    def of_row(row: jax.Array) -> jax.Array:
+        # What the elements of this row of the kernel are multiplied with.
+        across = lax.dynamic_slice_in_dim(x_NHWC, row, (height - 1) * stride + 1, 1)
+        across = across[:, ::stride]
+        last = (width - 1) * stride
+        taps = [across[:, :, c : c + last + 1 : stride] for c in range(size)]
+        # The narrow operand comes first: see `_pointwise_backward`.
+        return _product(dy_NHWO, jnp.concatenate(taps, 3), pixels, pixels)
+
+    # A loop, because XLA would otherwise gather the pixels of all rows long before they
+    # are needed. Several CPU devices reduce each row by itself, inside the loop.
+    dkernel_HOWI = lax.map(of_row, jnp.arange(size))
+    dkernel_HOWI = dkernel_HOWI.reshape(size, -1, size, x_NHWC.shape[3])
+    return dkernel_HOWI.transpose(0, 2, 3, 1)
+
+
+def _product(a: jax.Array, b: jax.Array, over_a: tuple, over_b: tuple) -> jax.Array:
+    return lax.dot_general(a, b, ((over_a, over_b), ((), ())))
+
+
+class _Form(NamedTuple):
+    """How two results are computed along one axis; each function gives a list.
+
+    Attributes:
+      step: pixels from one tile to the next.
+      extent: pixels of a tile.
+      pixels: transforms the pixels.
+      kernel: transforms the three taps.
+      results: transforms the products back.
+    """
+
+    step: int
+    extent: int
+    pixels: Callable[..., list[jax.Array]]
+    kernel: Callable[..., list[jax.Array]]
+    results: Callable[..., list[jax.Array]]
+
+
+_FORMS = {
+    # Lavin and Gray's B^T, G and A^T.
+    1: _Form(
+        step=2,
+        extent=4,
+        pixels=lambda a, b, c, d: [a - c, b + c, c - b, b - d],
+        kernel=lambda a, b, c: [a, (a + b + c) / 2, (a - b + c) / 2, c],
+        results=lambda a, b, c, d: [a + b + c, b - c - d],
+    ),
+    2: _Form(
+        step=4,
+        extent=5,
+        pixels=lambda a, b, c, d, e: [a - c, c, c - e, b, d],
+        kernel=lambda a, b, c: [a, a + c, c, b, b],
+        results=lambda a, b, c, d, e: [a + b + d, b - c + e],
+    ),
+}
+
+
+def winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
+    """Return a 3x3 convolution of stride 1 or 2 and padding 1, in Winograd's form."""
+    form = _FORMS[stride]
+    count, height, width, _ = x_NHWC.shape
+    height, width = -(-height // stride), -(-width // stride)
+    down, across = -(-height // 2), -(-width // 2)  # tiles
+    # One pixel before the image, and behind it what the last tile takes.
+    padding = [
+        (1, (tiles - 1) * form.step + form.extent - 1 - size)
+        for tiles, size in zip((down, across), x_NHWC.shape[1:3], strict=True)
+    ]
+    x_NHWC = jnp.pad(x_NHWC, ((0, 0), *padding, (0, 0)))
+    # The barrier keeps the rows. Without it each row is computed again for each of its
+    # columns.
+    rows = lax.optimization_barrier(form.pixels(*_of_tiles(x_NHWC, 1, down, form)))
+    products = []
+    for row, kernel in zip(rows, form.kernel(*kernel_HWIO), strict=True):
+        pairs = zip(
+            form.pixels(*_of_tiles(row, 2, across, form)),
+            form.kernel(*kernel),
+            strict=True,
+        )
+        products.append([_product(*pair, (3,), (0,)) for pair in pairs])
+    rows = zip(*map(form.results, *products), strict=True)
+    y = jnp.stack([jnp.stack(form.results(*row), axis=3) for row in rows], axis=2)
+    y_NHWO = y.reshape(count, 2 * down, 2 * across, -1)
+    return y_NHWO[:, :height, :width]
+
+
+def _of_tiles(x: jax.Array, axis: int, tiles: int, form: _Form) -> list[jax.Array]:
+    """Return the first, second, ... pixels of all tiles along an axis."""
+    last = (tiles - 1) * form.step + 1
+    return [
+        lax.slice_in_dim(x, start, start + last, form.step, axis)
+        for start in range(form.extent)
+    ]
+
+
+def max_pool(x_NHWC: jax.Array) -> jax.Array:
+    """Return `plain.max_pool` as maxima of shifted slices.
+
+    They take a third of the time of the windows, forward and backward.
+    """
+    lowest = jnp.array(-jnp.inf, x_NHWC.dtype)
+    x_NHWC = lax.pad(x_NHWC, lowest, [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)])
+    # Along a row first, so that the first row wins a tie between rows.
+    return _max_of_three(_max_of_three(x_NHWC, 2), 1)
+
+
+def _max_of_three(x: jax.Array, axis: int) -> jax.Array:
+    last = x.shape[axis] - 2
+    first, second, third = (
+        lax.slice_in_dim(x, start, last + start, 2, axis) for start in range(3)
+    )
+    return _first_max(_first_max(first, second), third)
+
+
+def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
+    # `jnp.maximum` would divide the gradient of a tie between both. A NaN of either
+    # operand is passed on, as by the windows.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
+def in_pairs(function: Callable, x: jax.Array, weights: Any) -> jax.Array:
+    """Return function(x, weights), computed for two rows of x at a time.
+
+    The wide maps of two images fit the caches.
+    """
+    pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
+    y = lax.map(lambda pair: function(pair, weights), pairs)
+    return y.reshape(x.shape[0], *y.shape[2:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(x, scale_C, bias_C, within, epsilon):
+    """Return `plain.normalize`, with a gradient that keeps and reads little.
+
+    The gradient keeps x alone. Left to itself, differentiation keeps `x - mean` and
+    `x^2` besides. The mean and the variance take no part in the gradient.
+    """
+    return plain.normalize(x, scale_C, bias_C, within, epsilon)
+
+
+def _normalize_forward(x, scale_C, bias_C, within, epsilon):
+    y, mean, var = plain.normalize(x, scale_C, bias_C, within, epsilon)
+    return (y, mean, var), (x, scale_C, mean, lax.rsqrt(var + epsilon))
+
+
+def _normalize_backward(within, epsilon, residuals, cotangents):
+    # With n values to a channel, r = (var + epsilon)^-1/2, h = (x - mean) r and
+    # y = scale h + bias:
+    #   dbias = sum dy,  dscale = sum dy h = r (sum dy x - mean sum dy),
+    #   dx = scale r (dy - dbias / n - h dscale / n).
+    # All of it is per channel, but for two sums over the array and one pass at the end.
+    del epsilon
+    x, scale_C, mean, deviation = residuals
+    dy = cotangents[0]
+    count = x.size // mean.size
+    wide = x.astype(jnp.float32)
+    dbias = dy.sum(within)
+    dscale = deviation * ((dy * wide).sum(within) - mean * dbias)
+    factor = scale_C.reshape((1,) * (mean.ndim - 1) + (-1,)) * deviation
+    slope = -factor * deviation * dscale / count
+    shift = -factor * dbias / count - slope * mean
+    factor, slope, shift = (jnp.expand_dims(v, within) for v in (factor, slope, shift))
+    dx = dy * factor + wide * slope + shift
+    others = tuple(range(mean.ndim - 1))
+    return dx.astype(x.dtype), dscale.sum(others), dbias.sum(others)
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
