@@ -119,7 +119,7 @@ def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
         least 48x48 pixels, so that every distortion can run.
       chains: of `draw_chains`.
       tile: samples of one distortion that go through it together; 0 chooses by
-        backend. It changes the speed alone.
+        the platform compiled for. It changes the speed alone.
 
     Returns:
       Degraded crops, of the shape of `images`, in [0, 1].
@@ -136,9 +136,15 @@ def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
         )
     if tile < 0:
         raise errors.UsageError(f"tile must be 0 or more, got {tile}")
+
+    def with_tile(tile):
+        return functools.partial(_apply, tile=min(tile, max(samples, 1)))
+
     if tile == 0:
-        tile = _GPU_TILE if jax.default_backend() == "gpu" else 1
-    return _apply(keys, images, chains, tile=min(tile, max(samples, 1)))
+        return jax.lax.platform_dependent(
+            *(keys, images, chains), cuda=with_tile(_GPU_TILE), default=with_tile(1)
+        )
+    return with_tile(tile)(keys, images, chains)
 
 
 class _Tiles(NamedTuple):
