@@ -120,7 +120,7 @@ def test_jitter_by_blocks_equals_the_gather(shape, value):
     )
     arguments = keys, images, jnp.float32(value)
     found = jax.jit(jitter._by_blocks)(*arguments)
-    np.testing.assert_allclose(found, jitter._by_gather(*arguments), atol=4e-5)
+    np.testing.assert_allclose(found, jitter._by_gather(*arguments), atol=6e-5)
 
 
 def test_jitter_windows_cover_the_levels_and_no_more():

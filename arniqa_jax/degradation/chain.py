@@ -193,15 +193,21 @@ def _apply(keys, images, chains, *, tile):
 
     branches = [branch(distortion) for distortion in _DISTORTIONS]
 
+    def take(rows, leaf):
+        if tile == 1:  # As a slice, where an array of rows would be a gather.
+            return jax.lax.dynamic_index_in_dim(leaf, rows[0], 0)
+        return leaf[rows]
+
     def run_position(position, images):
         plan = jax.tree.map(lambda leaf: leaf[position], plans)
+        levels = chains.levels[:, position]
+        # For all samples at once: on a TPU, one key takes as long as all of them.
+        position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
 
         def run_tile(index, images):
             rows = plan.rows[index]
-            here = jax.vmap(jax.random.fold_in, (0, None))(keys[rows], position)
-            crops = images[rows]
-            levels = chains.levels[rows, position]
-            out = jax.lax.switch(plan.ops[index], branches, here, crops, levels)
+            arguments = [take(rows, leaf) for leaf in (position_keys, images, levels)]
+            out = jax.lax.switch(plan.ops[index], branches, *arguments)
             # Repeated rows write the same values again.
             for place in range(tile):
                 images = jax.lax.dynamic_update_index_in_dim(

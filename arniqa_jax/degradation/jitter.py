@@ -197,8 +197,8 @@ class _Blocks:
 
 def _order(size, pixels, blocks):
     """Return the 0/1 matrix (pixels * blocks, size) that makes the block minor."""
-    index = jnp.arange(blocks) * pixels + jnp.arange(pixels)[:, None]
-    return (index.reshape(-1)[:, None] == jnp.arange(size)).astype(jnp.float32)
+    index = jnp.arange(blocks)[None] * pixels + jnp.arange(pixels)[:, None]
+    return (index.reshape(-1, 1) == jnp.arange(size)[None]).astype(jnp.float32)
 
 
 def _permute(planes, rows, columns):

@@ -48,7 +48,7 @@ def copy_patches(images_NHWC, sources, targets, count, *, size):
             block,
         ],
         out_specs=block,
-        # Not only shape and dtype: inside `shard_map` also over which devices it varies.
+        # With the axes of `shard_map` that it varies over, too.
         out_shape=jax.eval_shape(lambda planes: planes, planes),
     )(jnp.reshape(count, 1), places, planes)
     return jnp.moveaxis(planes[:, :, :height, :width], 1, -1)
@@ -62,17 +62,16 @@ def _kernel(count_ref, places_ref, planes_ref, out_ref, *, size):
 
     def copy(index, carry):
         source_y, source_x, y, x = (places_ref[0, 0, 4 * index + i] for i in range(4))
-        start = jnp.minimum(source_y, y) // _SUBLANES * _SUBLANES
+        start = jnp.minimum(source_y, y) & -_SUBLANES
         window = pl.ds(pl.multiple_of(start, _SUBLANES), _WINDOW)
-        down = y - source_y + _WINDOW
-        right = x - source_x + columns
+        # Rolls take no negative shift.
+        down = (y - source_y) & (_WINDOW - 1)
+        right = jax.lax.rem(x - source_x + columns, columns)
         below, beside = row + start - y, column - x
         inside = (below >= 0) & (below < size) & (beside >= 0) & (beside < size)
         for plane in range(3):
             before = out_ref[0, plane, window, :]
-            moved = pltpu.roll(
-                pltpu.roll(before, down % _WINDOW, 0), right % columns, 1
-            )
+            moved = pltpu.roll(pltpu.roll(before, down, 0), right, 1)
             out_ref[0, plane, window, :] = jnp.where(inside, moved, before)
         return carry
 
