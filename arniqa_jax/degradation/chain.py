@@ -137,14 +137,15 @@ def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
     if tile < 0:
         raise errors.UsageError(f"tile must be 0 or more, got {tile}")
 
-    def with_tile(tile):
-        return functools.partial(_apply, tile=min(tile, max(samples, 1)))
+    def with_tile(tile, **options):
+        return functools.partial(_apply, tile=min(tile, max(samples, 1)), **options)
 
-    if tile == 0:
-        return jax.lax.platform_dependent(
-            *(keys, images, chains), cuda=with_tile(_GPU_TILE), default=with_tile(1)
-        )
-    return with_tile(tile)(keys, images, chains)
+    return jax.lax.platform_dependent(
+        *(keys, images, chains),
+        cuda=with_tile(tile or _GPU_TILE),
+        tpu=with_tile(tile or 1, planar=True),
+        default=with_tile(tile or 1),
+    )
 
 
 class _Tiles(NamedTuple):
@@ -180,14 +181,22 @@ def _plan(ops_N, tile: int) -> _Tiles:
     return _Tiles(last_tile[-1], ops, rows)
 
 
-@functools.partial(jax.jit, static_argnames="tile")
-def _apply(keys, images, chains, *, tile):
+@functools.partial(jax.jit, static_argnames=("tile", "planar"))
+def _apply(keys, images, chains, *, tile, planar=False):
+    # A TPU keeps the last axis in lanes: as loop state, channels there fill 3 of 128.
+    if planar:
+        images = jnp.moveaxis(images, -1, -3)
+
     def branch(distortion):
         def run(keys, images, levels):
+            if planar:
+                images = jnp.moveaxis(images, -3, -1)
             if tile > 1:
-                return jax.vmap(distortion)(keys, images, levels)
-            # Without vmap a branch keeps slices where it would get gathers.
-            return distortion(keys[0], images[0], levels[0])[None]
+                out = jax.vmap(distortion)(keys, images, levels)
+            else:
+                # Without vmap a branch keeps slices where it would get gathers.
+                out = distortion(keys[0], images[0], levels[0])[None]
+            return jnp.moveaxis(out, -1, -3) if planar else out
 
         return run
 
@@ -218,7 +227,8 @@ def _apply(keys, images, chains, *, tile):
         return jax.lax.fori_loop(0, plan.count, run_tile, images)
 
     plans = jax.vmap(functools.partial(_plan, tile=tile), in_axes=1)(chains.ops)
-    return jax.lax.fori_loop(0, chains.ops.shape[1], run_position, images)
+    images = jax.lax.fori_loop(0, chains.ops.shape[1], run_position, images)
+    return jnp.moveaxis(images, -3, -1) if planar else images
 
 
 def describe(ops, levels) -> str:
