@@ -97,6 +97,21 @@ def test_jpeg_equals_libjpeg_turbo_bit_for_bit(height, width):
         np.testing.assert_array_equal(output, expected)
 
 
+@pytest.mark.parametrize(
+    ("height", "width"), [(224, 224), (97, 131), (48, 48), (17, 31)]
+)
+def test_jpeg_by_products_equals_jpeg_by_planes(height, width):
+    rng = np.random.default_rng(width)
+    shape = (height, width, 3)
+    crop = data.astronaut()[100 : 100 + height, 180 : 180 + width]
+    images = [crop, rng.integers(0, 256, shape), 255 * rng.integers(0, 2, shape)]
+    pixels = np.stack(images).astype(np.int32)
+    for value in (100, 43, 4):
+        expected = jax.jit(jpeg_module._by_planes)(pixels, value)
+        outputs = jax.jit(jpeg_module._by_products)(pixels, value)
+        np.testing.assert_array_equal(outputs, expected)
+
+
 @pytest.mark.shared
 def test_official_outputs(shared_data):
     with np.load(shared_data / "distortion_reference.npz") as file:

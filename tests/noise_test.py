@@ -71,6 +71,27 @@ def test_impulse_noise_counts():
     assert 0.93 * (draws // 2) < salt <= draws // 2
 
 
+@pytest.mark.parametrize("count", [0, 1, 230])
+def test_impulses_by_product_equal_the_scatter(count):
+    image = jax.random.uniform(jax.random.key(1), (48, 80, 3))
+    draw = jnp.arange(230)
+    # Few places, so that salt and pepper meet.
+    position = jax.random.randint(jax.random.key(2), draw.shape, 0, 200)
+    position = position.at[-1].set(image.size - 1)
+    salt, pepper = draw < count // 2, (draw >= count // 2) & (draw < count)
+    arguments = image, position, salt, pepper
+    found = noise._set_by_product(*arguments)
+    np.testing.assert_array_equal(found, noise._set_by_scatter(*arguments))
+
+
+def test_normals_by_index():
+    key, shape = jax.random.key(7), (5, 9)
+    counter = jnp.arange(45, dtype=jnp.uint32)[::-1]
+    found = randomness.normal_at(randomness.seeds(key), counter)
+    expected = randomness.normal(key, shape).reshape(-1)[::-1]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_bits_are_uniform_and_independent():
     words = np.asarray(randomness.bits(jax.random.key(5), (1 << 16,)))
     for shift in (0, 8, 16, 24):

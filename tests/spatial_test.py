@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-from arniqa_jax.degradation import randomness, spatial
+from arniqa_jax import degradation
+from arniqa_jax.degradation import jitter, randomness, spatial
 
 KEY = jax.random.key(0)
 
@@ -88,7 +90,7 @@ def test_jitter_does_not_drift():
     size = 128
     image = jnp.asarray(_coordinates(size, size))
     for s in (0.2, 1.0):
-        out = np.asarray(spatial.jitter(KEY, image, value=jnp.float32(s)))
+        out = np.asarray(jitter.jitter(KEY, image, value=jnp.float32(s)))
         offset = ((out - image) * size)[16:-16, 16:-16, :2]
         # Five offsets of deviation s, smoothed by the interpolation.
         count = offset[..., 0].size
@@ -100,9 +102,58 @@ def test_bilinear_reads_between_pixels_and_clamps():
     image = jnp.asarray(_coordinates(8, 8))
     y = jnp.full((8, 8), 2.25).at[0, 0].set(-3)
     x = jnp.full((8, 8), 5.5).at[0, 0].set(100)
-    out = spatial._bilinear(image, y, x)
+    out = jitter._bilinear(image, y, x)
     np.testing.assert_allclose(out[1, 1], [2.25 / 8, 5.5 / 8, 0], atol=1e-7)
     np.testing.assert_allclose(out[0, 0], [0, 7 / 8, 0], atol=1e-7)
+
+
+# The sizes leave a last block of 28 x 7, 6 x 2, 5 x 1 and 2 x 6 pixels.
+@pytest.mark.parametrize(
+    "shape", [(2, 224, 224), (1, 48, 80), (3, 61, 97), (1, 26, 54)]
+)
+@pytest.mark.parametrize("value", [0.05, 0.1, 0.2, 0.5, 1.0])
+def test_jitter_by_blocks_equals_the_gather(shape, value):
+    """Up to the rounding of the gather's positions, 1e-5 of a pixel in five rounds."""
+    images = jax.random.uniform(KEY, (*shape, 3))
+    keys = jax.vmap(lambda key: jax.random.split(key, jitter.ROUNDS))(
+        jax.random.split(KEY, shape[0])
+    )
+    arguments = keys, images, jnp.float32(value)
+    found = jax.jit(jitter._by_blocks)(*arguments)
+    np.testing.assert_allclose(found, jitter._by_gather(*arguments), atol=6e-5)
+
+
+def test_jitter_windows_cover_the_levels_and_no_more():
+    levels = degradation.CATALOGUE["jitter"].levels
+    assert max(levels) <= jitter.MAX_VALUE
+    reach = [w for w in jitter.WINDOWS if 5.4 * max(levels) <= w]
+    assert reach == [jitter.WINDOWS[-1]]
+    image = jnp.asarray(_coordinates(48, 48))
+    assert np.isnan(jitter.jitter(KEY, image, value=jnp.float32(1.2))).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 224, 224), (1, 48, 80), (1, 61, 197)])
+@pytest.mark.parametrize("value", [1, 20, 100])
+def test_patches_in_one_kernel_equal_the_loop(shape, value):
+    images = jax.random.uniform(KEY, (*shape, 3))
+    arguments = jax.random.split(KEY, shape[0]), images, jnp.int32(value)
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.jit(spatial._patches_in_one_kernel)(*arguments)
+    np.testing.assert_array_equal(found, spatial._patches_in_loop(*arguments))
+
+
+@pytest.mark.parametrize("value", [0, 2, 10])
+def test_color_blocks_by_selection_equal_the_loop(value):
+    image = jax.random.uniform(KEY, (48, 80, 3))
+    arguments = KEY, image, jnp.int32(value)
+    found = spatial._blocks_by_selection(*arguments)
+    np.testing.assert_array_equal(found, spatial._blocks_in_loop(*arguments))
+
+
+def test_tpu_forms_cover_the_levels():
+    catalogue = degradation.CATALOGUE
+    assert max(catalogue["color_block"].levels) <= spatial.MAX_BLOCKS
+    assert max(catalogue["non_eccentricity_patch"].levels) <= spatial.MAX_PATCHES
 
 
 def test_color_shift_does_not_wrap():

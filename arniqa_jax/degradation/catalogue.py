@@ -18,7 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from arniqa_jax import errors
-from arniqa_jax.degradation import codecs, filters, noise, photometric, spatial
+from arniqa_jax.degradation import (
+    codecs,
+    filters,
+    jitter,
+    noise,
+    photometric,
+    spatial,
+)
 
 NUM_LEVELS = 5
 
@@ -96,7 +103,7 @@ CATALOGUE: dict[str, Distortion] = {
         ),
         *_group(
             "spatial_distortion",
-            (spatial.jitter, (0.05, 0.1, 0.2, 0.5, 1.0)),
+            (jitter.jitter, (0.05, 0.1, 0.2, 0.5, 1.0)),
             (
                 spatial.non_eccentricity_patch,
                 (20, 40, 60, 80, 100),

@@ -119,7 +119,7 @@ def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
         least 48x48 pixels, so that every distortion can run.
       chains: of `draw_chains`.
       tile: samples of one distortion that go through it together; 0 chooses by
-        backend. It changes the speed alone.
+        the platform compiled for. It changes the speed alone.
 
     Returns:
       Degraded crops, of the shape of `images`, in [0, 1].
@@ -136,9 +136,16 @@ def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
         )
     if tile < 0:
         raise errors.UsageError(f"tile must be 0 or more, got {tile}")
-    if tile == 0:
-        tile = _GPU_TILE if jax.default_backend() == "gpu" else 1
-    return _apply(keys, images, chains, tile=min(tile, max(samples, 1)))
+
+    def with_tile(tile, **options):
+        return functools.partial(_apply, tile=min(tile, max(samples, 1)), **options)
+
+    return jax.lax.platform_dependent(
+        *(keys, images, chains),
+        cuda=with_tile(tile or _GPU_TILE),
+        tpu=with_tile(tile or 1, planar=True),
+        default=with_tile(tile or 1),
+    )
 
 
 class _Tiles(NamedTuple):
@@ -174,28 +181,42 @@ def _plan(ops_N, tile: int) -> _Tiles:
     return _Tiles(last_tile[-1], ops, rows)
 
 
-@functools.partial(jax.jit, static_argnames="tile")
-def _apply(keys, images, chains, *, tile):
+@functools.partial(jax.jit, static_argnames=("tile", "planar"))
+def _apply(keys, images, chains, *, tile, planar=False):
+    # A TPU keeps the last axis in lanes: as loop state, channels there fill 3 of 128.
+    if planar:
+        images = jnp.moveaxis(images, -1, -3)
+
     def branch(distortion):
         def run(keys, images, levels):
+            if planar:
+                images = jnp.moveaxis(images, -3, -1)
             if tile > 1:
-                return jax.vmap(distortion)(keys, images, levels)
-            # Without vmap a branch keeps slices where it would get gathers.
-            return distortion(keys[0], images[0], levels[0])[None]
+                out = jax.vmap(distortion)(keys, images, levels)
+            else:
+                # Without vmap a branch keeps slices where it would get gathers.
+                out = distortion(keys[0], images[0], levels[0])[None]
+            return jnp.moveaxis(out, -1, -3) if planar else out
 
         return run
 
     branches = [branch(distortion) for distortion in _DISTORTIONS]
 
+    def take(rows, leaf):
+        if tile == 1:  # As a slice, where an array of rows would be a gather.
+            return jax.lax.dynamic_index_in_dim(leaf, rows[0], 0)
+        return leaf[rows]
+
     def run_position(position, images):
         plan = jax.tree.map(lambda leaf: leaf[position], plans)
+        levels = chains.levels[:, position]
+        # For all samples at once: on a TPU, one key takes as long as all of them.
+        position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
 
         def run_tile(index, images):
             rows = plan.rows[index]
-            here = jax.vmap(jax.random.fold_in, (0, None))(keys[rows], position)
-            crops = images[rows]
-            levels = chains.levels[rows, position]
-            out = jax.lax.switch(plan.ops[index], branches, here, crops, levels)
+            arguments = [take(rows, leaf) for leaf in (position_keys, images, levels)]
+            out = jax.lax.switch(plan.ops[index], branches, *arguments)
             # Repeated rows write the same values again.
             for place in range(tile):
                 images = jax.lax.dynamic_update_index_in_dim(
@@ -206,7 +227,8 @@ def _apply(keys, images, chains, *, tile):
         return jax.lax.fori_loop(0, plan.count, run_tile, images)
 
     plans = jax.vmap(functools.partial(_plan, tile=tile), in_axes=1)(chains.ops)
-    return jax.lax.fori_loop(0, chains.ops.shape[1], run_position, images)
+    images = jax.lax.fori_loop(0, chains.ops.shape[1], run_position, images)
+    return jnp.moveaxis(images, -3, -1) if planar else images
 
 
 def describe(ops, levels) -> str:

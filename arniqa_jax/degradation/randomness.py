@@ -10,6 +10,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+# No value of `normal` is as large: 23 bits reach 5.3.
+MAX_NORMAL = 5.5
+
 
 def image_keys(key, images):
     """Keys of the shape of the leading axes of images (..., H, W, 3).
@@ -63,9 +66,18 @@ def bits(key, shape):
     finaliser (multiply, xor-shift; constants of the `lowbias32` hash by Ch. Wellons),
     with a seed word before each. The words are the same on every backend.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
     counter = jnp.arange(math.prod(shape), dtype=jnp.uint32)
-    return _finalise(_finalise(counter + first) ^ second).reshape(shape)
+    return _hash(seeds(key), counter).reshape(shape)
+
+
+def seeds(key):
+    """Return the two uint32 seed words (2,) of the stream under a key."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def _hash(seeds, counter):
+    first, second = seeds
+    return _finalise(_finalise(counter + first) ^ second)
 
 
 def _finalise(x):
@@ -76,11 +88,29 @@ def _finalise(x):
 
 def uniform(key, shape):
     """Uniform float32 in (0, 1), both ends excluded."""
+    return _uniform(bits(key, shape))
+
+
+def _uniform(words):
     # 23 bits and a half step: the largest value, 1 - 2^-24, is still below 1.
-    return (bits(key, shape) >> 9).astype(jnp.float32) * 2**-23 + 2**-24
+    return (words >> 9).astype(jnp.float32) * 2**-23 + 2**-24
 
 
 def normal(key, shape):
-    """Standard normal float32, from one uniform each; |z| is below 5.5."""
-    z = jax.lax.erf_inv(2 * uniform(key, shape) - 1)
+    """Standard normal float32, from one uniform each; |z| is below `MAX_NORMAL`."""
+    return _normal(bits(key, shape))
+
+
+def normal_at(seeds, counter):
+    """Return the values that `normal` has at the given flat indices.
+
+    Args:
+      seeds: two words of `seeds(key)`, each of a shape that broadcasts to `counter`'s.
+      counter: uint32, of any shape.
+    """
+    return _normal(_hash(seeds, counter))
+
+
+def _normal(words):
+    z = jax.lax.erf_inv(2 * _uniform(words) - 1)
     return math.sqrt(2) * z

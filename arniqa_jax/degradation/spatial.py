@@ -4,17 +4,20 @@ Images are RGB float32 (..., H, W, 3) in [0, 1]. Each image draws its own shifts
 positions.
 """
 
+import functools
+
 import dm_pix
 import jax
 import jax.numpy as jnp
 
-from arniqa_jax.degradation import filters, randomness
+from arniqa_jax.degradation import filters, patches, randomness
 
 PATCH_SIZE = 16
 PATCH_MIN_SIZE = 3 * PATCH_SIZE
 BLOCK_SIZE = 32
+MAX_BLOCKS = 10
 MAX_SHIFT = 12
-JITTER_ROUNDS = 5
+MAX_PATCHES = 100
 PIXELATE_REACH = 5
 
 
@@ -52,63 +55,48 @@ def _edge_mask(gray):
     return (mask - low) / jnp.where(high > low, high - low, 1.0)
 
 
-@randomness.per_image
-def jitter(key, images, *, value):
-    """Five rounds in which each pixel reads at its own normal(0, value^2) offset.
-
-    Bilinear, replicated borders, the same offset for the three channels.
-    """
-    height, width, _ = images.shape
-    rows = jnp.arange(height, dtype=jnp.float32)[:, None]
-    columns = jnp.arange(width, dtype=jnp.float32)[None, :]
-
-    keys = jax.random.split(key, JITTER_ROUNDS)
-    offsets = value * randomness.normals(keys, (2, height, width))
-    # Unrolled: in a loop, XLA:CPU takes the offsets apart for every value it gathers.
-    for offset in offsets:
-        images = _bilinear(images, rows + offset[0], columns + offset[1])
-    return images
-
-
-def _bilinear(image, y, x):
-    """Reads image (H, W, 3) at rows y (H, W) and columns x, clamped to its borders.
-
-    One gather brings the four neighbours of a pixel with all their channels; dm_pix
-    gathers each channel of each neighbour by itself, at ten times the cost.
-    """
-    height, width, _ = image.shape
-    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
-    top, left = jnp.floor(y), jnp.floor(x)
-    down, right = (y - top)[..., None], (x - left)[..., None]
-    corners = jax.lax.gather(
-        jnp.pad(image, ((0, 1), (0, 1), (0, 0)), "edge"),
-        jnp.stack([top, left], axis=-1).astype(jnp.int32),
-        jax.lax.GatherDimensionNumbers(
-            offset_dims=(2, 3, 4), collapsed_slice_dims=(), start_index_map=(0, 1)
-        ),
-        slice_sizes=(2, 2, 3),
-        mode="promise_in_bounds",
-    )
-    rows = (1 - down[..., None]) * corners[:, :, 0] + down[..., None] * corners[:, :, 1]
-    return (1 - right) * rows[:, :, 0] + right * rows[:, :, 1]
-
-
-@randomness.per_image
 def non_eccentricity_patch(key, images, *, value):
     """Copies `value` patches of 16x16 to places up to 8 px away, one after another.
 
-    Needs 48x48 pixels at least. No gradient: the number of copies is dynamic.
+    Needs 48x48 pixels at least; `value` is at most `MAX_PATCHES`. No gradient: the
+    number of copies is dynamic.
     """
-    room = jnp.array(images.shape[:2]) - PATCH_MIN_SIZE
+    flat_NHWC = images.reshape(-1, *images.shape[-3:])
+    keys = randomness.image_keys(key, images).reshape(-1)
+    out_NHWC = jax.lax.platform_dependent(
+        *(keys, flat_NHWC, value), tpu=_patches_in_one_kernel, default=_patches_in_loop
+    )
+    return out_NHWC.reshape(images.shape)
 
-    def copy(index, image):
-        u = randomness.uniform(jax.random.fold_in(key, index), (2, 2))
-        start = jnp.round(u[0] * room).astype(jnp.int32) + PATCH_SIZE
-        target = jnp.round(PATCH_SIZE * (u[1] - 0.5) + start).astype(jnp.int32)
-        patch = jax.lax.dynamic_slice(image, (*start, 0), (PATCH_SIZE, PATCH_SIZE, 3))
-        return jax.lax.dynamic_update_slice(image, patch, (*target, 0))
 
-    return jax.lax.fori_loop(0, value, copy, images)
+def _patch_corners(key, index, shape):
+    """Return the upper left corners of source and target of one patch, int32 (2,)."""
+    room = jnp.array(shape) - PATCH_MIN_SIZE
+    u = randomness.uniform(jax.random.fold_in(key, index), (2, 2))
+    start = jnp.round(u[0] * room).astype(jnp.int32) + PATCH_SIZE
+    return start, jnp.round(PATCH_SIZE * (u[1] - 0.5) + start).astype(jnp.int32)
+
+
+def _patches_in_loop(keys, images_NHWC, value):
+    def one(key, image):
+        def copy(index, image):
+            start, target = _patch_corners(key, index, image.shape[:2])
+            size = (PATCH_SIZE, PATCH_SIZE, 3)
+            patch = jax.lax.dynamic_slice(image, (*start, 0), size)
+            return jax.lax.dynamic_update_slice(image, patch, (*target, 0))
+
+        return jax.lax.fori_loop(0, value, copy, image)
+
+    return jax.vmap(one)(keys, images_NHWC)
+
+
+def _patches_in_one_kernel(keys, images_NHWC, value):
+    def corners(key):
+        draw = functools.partial(_patch_corners, key, shape=images_NHWC.shape[1:3])
+        return jax.vmap(draw)(jnp.arange(MAX_PATCHES))
+
+    sources, targets = jax.vmap(corners)(keys)
+    return patches.copy_patches(images_NHWC, sources, targets, value, size=PATCH_SIZE)
 
 
 def pixelate(key, images, *, value):
@@ -139,14 +127,40 @@ def _pick_matrix(size, value):
 def color_block(key, images, *, value):
     """Covers `value` squares of 32x32, each with one random colour.
 
-    Needs 32x32 pixels at least. No gradient: the number of blocks is dynamic.
+    Needs 32x32 pixels at least; `value` is at most `MAX_BLOCKS`. No gradient: the
+    number of blocks is dynamic.
     """
-    room = jnp.array(images.shape[:2]) - BLOCK_SIZE
+    return jax.lax.platform_dependent(
+        *(key, images, value), tpu=_blocks_by_selection, default=_blocks_in_loop
+    )
 
+
+def _block(key, index, shape):
+    """Return the upper left corner (2,) and the colour (3,) of one block."""
+    u = randomness.uniform(jax.random.fold_in(key, index), (5,))
+    return jnp.floor(u[:2] * (jnp.array(shape) - BLOCK_SIZE)).astype(jnp.int32), u[2:]
+
+
+def _blocks_in_loop(key, image, value):
     def cover(index, image):
-        u = randomness.uniform(jax.random.fold_in(key, index), (5,))
-        corner = jnp.floor(u[:2] * room).astype(jnp.int32)
-        block = jnp.broadcast_to(u[2:], (BLOCK_SIZE, BLOCK_SIZE, 3))
+        corner, colour = _block(key, index, image.shape[:2])
+        block = jnp.broadcast_to(colour, (BLOCK_SIZE, BLOCK_SIZE, 3))
         return jax.lax.dynamic_update_slice(image, block, (*corner, 0))
 
-    return jax.lax.fori_loop(0, value, cover, images)
+    return jax.lax.fori_loop(0, value, cover, image)
+
+
+def _blocks_by_selection(key, image, value):
+    """All blocks in one pass over the image: one launch, but slow on a CPU."""
+    draw = functools.partial(_block, key, shape=image.shape[:2])
+    corners, colours = jax.vmap(draw)(jnp.arange(MAX_BLOCKS))
+    rows, columns, _ = (
+        jax.lax.broadcasted_iota(jnp.int32, image.shape, axis) for axis in range(3)
+    )
+    for index in range(MAX_BLOCKS):
+        below, beside = rows - corners[index, 0], columns - corners[index, 1]
+        inside = (below >= 0) & (below < BLOCK_SIZE)
+        inside &= (beside >= 0) & (beside < BLOCK_SIZE) & (index < value)
+        colour = jnp.broadcast_to(colours[index], image.shape)
+        image = jnp.where(inside, colour, image)
+    return image
