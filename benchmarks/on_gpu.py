@@ -67,6 +67,8 @@ def main() -> int:
         if part not in RESERVED:
             parser.error(f"--parts: {part!r} is none of {', '.join(RESERVED)}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    # Unwinds, so that the part that runs is ended too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return _run_all(arguments, parts)
 
 

@@ -48,17 +48,30 @@ done
 
 temporary=$(mktemp --directory)
 trap 'rm --recursive --force "$temporary"' EXIT
+site=$temporary/site
 if [[ $wheels ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
-    --target "$temporary/site" "$wheels"/*.whl
-  export PYTHONPATH="$temporary/site${PYTHONPATH:+:$PYTHONPATH}"
+    --target "$site" "$wheels"/*.whl
 fi
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+# The package itself is not installed, but its version is asked for: a checkpoint keeps
+# it.
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' arniqa_jax/version.py)
+mkdir --parents "$site/arniqa_jax-$version.dist-info"
+printf 'Metadata-Version: 2.1\nName: arniqa_jax\nVersion: %s\n' "$version" \
+  >"$site/arniqa_jax-$version.dist-info/METADATA"
+export PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}"
 # The parts are processes, and some compile the same programs.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$temporary/compiled}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
 # One process at a time has the GPU; JAX would leave a quarter of its memory unused.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+"$python" benchmarks/on_gpu.py ${arguments[@]+"${arguments[@]}"} &
+child=$!
+trap 'kill -TERM "$child"' INT TERM # what it has started ends too
 status=0
-"$python" benchmarks/on_gpu.py ${arguments[@]+"${arguments[@]}"} || status=$?
+wait "$child" || status=$?
+while kill -0 "$child" 2>/dev/null; do # a signal has ended the wait
+  status=0
+  wait "$child" || status=$?
+done
 exit "$status"

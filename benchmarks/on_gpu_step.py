@@ -46,7 +46,7 @@ def changes(settings) -> list[str]:
 def step_parts(settings) -> Iterator[tuple[str, object]]:
     """Degradation, encoder and input for all combinations; the step for some."""
     sizes = (2, 4) if settings.small else (64, 16, 256)
-    tiles = (1, 2) if settings.small else (1, 2, 4, 8)
+    tiles = (1,) if settings.small else (1, 2, 4, 8)
     work = _Workload(settings, max(sizes))
     pace = _Pace(settings.end)
     yield "device", jax.devices()[0].device_kind
