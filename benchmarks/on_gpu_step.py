@@ -384,13 +384,15 @@ def _sources(text: str) -> dict[str, str]:
 
 def _part(source: str) -> str:
     """Return the part of the step that an origin belongs to."""
-    if not source:
-        return "not named"
     if "transpose(" in source:
         return "backward"
     if "jvp(" in source:
         return "forward"
-    return "degradation" if "shard_map" in source else "rest"
+    if source.startswith("jit(step)/"):
+        # Functions of the degradation are jitted, and keep their names.
+        nested = "/jit(" in source or "/degrade" in source
+        return "degradation" if nested else "optimizer and metrics"
+    return "not named"
 
 
 def _short(source: str) -> str:
