@@ -1,6 +1,7 @@
 """The parts of `benchmarks/on_gpu.py`: each yields its figures as it has them.
 
-A part runs in a process of its own. The step and its profile are in `on_gpu_step.py`.
+A part runs in a process of its own. The step is in `on_gpu_step.py`, its profile
+in `on_gpu_profile.py`.
 """
 
 import concurrent.futures
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_gpu_profile
 import on_gpu_step
 import scoring
 import step
@@ -204,7 +206,7 @@ def switch(settings: Settings) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(compiled(order, x))
-        events = on_gpu_step.device_events(folder)
+        events = on_gpu_profile.device_events(folder)
     copies = sum(event.count for name, event in events.items() if "D2H" in name)
     yield "copies to the host of a turn", copies / _SWITCHES
 
@@ -360,7 +362,7 @@ PARTS: dict[str, Callable[[Settings], Figures]] = {
     "golden": golden,
     "switch": switch,
     "step": on_gpu_step.step_parts,
-    "profile": on_gpu_step.profile,
+    "profile": on_gpu_profile.profile,
     "pretrain": pretrain,
     "scoring": score,
     "scoring in PyTorch": score_in_torch,

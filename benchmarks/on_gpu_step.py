@@ -1,19 +1,14 @@
-"""The training step on a GPU by pairs, dtype and tile, and where its time goes.
+"""The training step on a GPU by pairs, dtype and tile, and the shares of its parts.
 
 The step is too slow to compile for every combination of batch, dtype and tile. Its
 parts are measured for all of them: the degradation does not depend on the dtype, nor
 the encoder on the tile. The whole step follows for the most important combinations.
 """
 
-import collections
 import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import os
-import pathlib
-import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -30,7 +25,6 @@ from arniqa_jax.model import losses
 
 _DTYPES = ("bfloat16", "float32")
 _KEYS = 3  # chains of distortions: the cost of a batch is that of the mean of these
-_PROFILED_STEPS = 3
 _LEARNING_RATE = 1e-3
 
 
@@ -47,7 +41,7 @@ def step_parts(settings) -> Iterator[tuple[str, object]]:
     """Degradation, encoder and input for all combinations; the step for some."""
     sizes = (2, 4) if settings.small else (64, 16, 256)
     tiles = (1,) if settings.small else (1, 2, 4, 8)
-    work = _Workload(settings, max(sizes))
+    work = Workload(settings, max(sizes))
     pace = _Pace(settings.end)
     yield "device", jax.devices()[0].device_kind
     late = "not reached: the time was short"
@@ -167,7 +161,7 @@ def _time(program: _Program, compiled) -> dict[str, float]:
     }
 
 
-class _Workload:
+class Workload:
     """Programs of a config's step for any number of pairs, with data to run them on."""
 
     def __init__(self, settings, most_pairs: int):
@@ -283,118 +277,3 @@ class _Workload:
 
     def _key(self) -> jax.Array:
         return train_step.run_key(self.config.seed, self._mesh)
-
-
-# --- Profile ------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Event:
-    """All runs of one operation on the device."""
-
-    seconds: float = 0.0
-    count: int = 0
-
-
-def profile(settings) -> Iterator[tuple[str, object]]:
-    """The three largest costs of a step, and how busy the device is."""
-    size = 2 if settings.small else 64
-    work = _Workload(settings, size)
-    program = work.step(size, "bfloat16", 0)
-    compiled = program.compile()
-    key = jax.random.key(0)
-    wall = step.best_of(functools.partial(program.run, compiled), key)
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(_PROFILED_STEPS):
-                result = program.run(compiled, key)
-            jax.block_until_ready(result)
-        events = device_events(folder)
-    yield "step", f"{size} pairs, bfloat16, default tile"
-    yield "milliseconds of a step", 1e3 * wall
-    total = sum(event.seconds for event in events.values())
-    yield "milliseconds of all operations of a step", 1e3 * total / _PROFILED_STEPS
-    count = sum(event.count for event in events.values())
-    yield "operations of a step", count / _PROFILED_STEPS
-    copies = sum(event.count for name, event in events.items() if "D2H" in name)
-    yield "copies to the host of a step", copies / _PROFILED_STEPS
-    sources = _sources(compiled.as_text())
-    yield "three largest operations", _largest(events, total)
-    parts: dict[str, Event] = collections.defaultdict(Event)
-    for name, event in events.items():
-        part = parts[_part(sources.get(name, ""))]
-        part.seconds += event.seconds
-        part.count += event.count
-    yield "by part of the program", _largest(parts, total, len(parts))
-    named: dict[str, Event] = collections.defaultdict(Event)
-    for name, event in events.items():
-        merged = named[_short(sources.get(name, name))]
-        merged.seconds += event.seconds
-        merged.count += event.count
-    yield "three largest costs", _largest(named, total)
-
-
-def _largest(events: dict[str, Event], total: float, count: int = 3) -> list[dict]:
-    order = sorted(events.items(), key=lambda item: -item[1].seconds)
-    return [
-        {
-            "name": name,
-            "milliseconds of a step": 1e3 * event.seconds / _PROFILED_STEPS,
-            "share": event.seconds / total if total else 0.0,
-            "runs of a step": event.count / _PROFILED_STEPS,
-        }
-        for name, event in itertools.islice(order, count)
-    ]
-
-
-def device_events(folder: str) -> dict[str, Event]:
-    """Return the operations of a trace by their name in the program, or the kernel's.
-
-    On a GPU these are all events of its streams; elsewhere, the events that carry the
-    name of an operation.
-    """
-    (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
-    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
-    streams = [
-        line
-        for plane in planes
-        if plane.name.startswith("/device:GPU")
-        for line in plane.lines
-        if line.name.startswith("Stream")
-    ]
-    lines = streams or [line for plane in planes for line in plane.lines]
-    events: dict[str, Event] = collections.defaultdict(Event)
-    for line in lines:
-        for event in line.events:
-            operation = dict(event.stats).get("hlo_op")
-            if operation is None and not streams:
-                continue
-            found = events[str(operation or event.name)]
-            found.seconds += 1e-9 * event.duration_ns
-            found.count += 1
-    return dict(events)
-
-
-def _sources(text: str) -> dict[str, str]:
-    """Return the origin in the program, such as `jit(step)/...`, of each operation."""
-    pattern = re.compile(r"%?([\w.-]+) = .*metadata=\{[^}]*op_name=\"([^\"]*)\"")
-    return dict(match.groups() for match in map(pattern.search, text.splitlines())
-                if match)  # fmt: skip
-
-
-def _part(source: str) -> str:
-    """Return the part of the step that an origin belongs to."""
-    if "transpose(" in source:
-        return "backward"
-    if "jvp(" in source:
-        return "forward"
-    if source.startswith("jit(step)/"):
-        # Functions of the degradation are jitted, and keep their names.
-        nested = "/jit(" in source or "/degrade" in source
-        return "degradation" if nested else "optimizer and metrics"
-    return "not named"
-
-
-def _short(source: str) -> str:
-    """Return the last names of an origin."""
-    return "/".join(source.split("/")[-4:])
