@@ -177,7 +177,7 @@ def _blank() -> np.ndarray:
     return np.zeros((1, 32, 32, 3), np.float32)
 
 
-def prepare_torch(files: list[pathlib.Path]) -> Prepared:
+def prepare_torch(files: list[pathlib.Path], device: str = "cpu") -> Prepared:
     """The same work, as one would write it in PyTorch."""
     import torch
 
@@ -185,8 +185,8 @@ def prepare_torch(files: list[pathlib.Path]) -> Prepared:
     sys.path.append(str(_GOLDEN))
     import plain_resnet
 
-    model = plain_resnet.ResNet50().eval()
-    weights = torch.randn(4096)
+    model = plain_resnet.ResNet50().eval().to(device)
+    weights = torch.randn(4096, device=device)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
     def five_crops(image):
@@ -205,7 +205,7 @@ def prepare_torch(files: list[pathlib.Path]) -> Prepared:
     def score_one(file):
         image = Image.open(file).convert("RGB")
         half = image.resize((image.width // 2, image.height // 2), Image.BICUBIC)
-        crops = torch.stack(five_crops(image) + five_crops(half))
+        crops = torch.stack(five_crops(image) + five_crops(half)).to(device)
         features = torch.nn.functional.normalize(model(crops), dim=1)
         return torch.hstack([features[:5], features[5:]]) @ weights
 
@@ -213,7 +213,7 @@ def prepare_torch(files: list[pathlib.Path]) -> Prepared:
         for file in files:
             score_one(file).mean().item()
 
-    pixels = torch.rand(_CROPS, 3, _SIZE, _SIZE)
+    pixels = torch.rand(_CROPS, 3, _SIZE, _SIZE, device=device)
 
     @torch.inference_mode()
     def encode():

@@ -1,0 +1,369 @@
+"""The parts of `benchmarks/on_gpu.py`: each yields its figures as it has them.
+
+A part runs in a process of its own. The step is in `on_gpu_step.py`, its profile
+in `on_gpu_profile.py`.
+"""
+
+import concurrent.futures
+import importlib.util
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import on_gpu_profile
+import on_gpu_step
+import scoring
+import step
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_SWITCHES = 200
+_BRANCHES = 24
+_COPIES = 15  # of each photograph to score
+
+Figures = Iterator[tuple[str, object]]
+
+
+class Settings(NamedTuple):
+    """What a part is told.
+
+    Attributes:
+      config: file of the config.
+      photos: folder of photographs; empty for the built-in ones.
+      small: whether small numbers are asked for, to try everything on a CPU.
+      end: when the part is stopped, by `time.monotonic`.
+    """
+
+    config: str
+    photos: str
+    small: bool
+    end: float
+
+
+# --- Are the values right? ----------------------------------------------------------
+
+
+def golden(settings: Settings) -> Figures:
+    """Distortions and features on the device, against `tests/golden` and the CPU.
+
+    Raises:
+      AssertionError: a value is outside the tolerance of its test.
+    """
+    sys.path.append(str(_ROOT / "tests"))
+    import catalogue_test
+    import noise_test
+
+    failed = []
+    values = _golden_distortions(catalogue_test, settings.small)
+    yield "golden distortions", values
+    failed += [name for name, row in values.items() if not row["agrees"]]
+    features = {name: _golden_features(name) for name in ("default", "highest")}
+    # Products in TF32 or bfloat16 are the default of an accelerator, and no error.
+    features["default"]["agrees"] = features["default"]["error"] < 5e-2
+    features["highest"]["agrees"] = features["highest"]["error"] < 1e-4
+    yield "golden features", features
+    failed += [f"features, {n}" for n, row in features.items() if not row["agrees"]]
+    statistics = {}
+    for key in noise_test.GOLDEN["levels"]:
+        if key.endswith("/2") and not (settings.small and statistics):
+            statistics[key] = _passes(lambda key=key: noise_test.test_statistics(key))
+    yield "statistics of random distortions", statistics
+    failed += [key for key, agrees in statistics.items() if not agrees]
+    yield "distortions against the CPU", _against_cpu(catalogue_test, settings.small)
+    if failed:
+        raise AssertionError(f"outside their tolerance: {', '.join(failed)}")
+
+
+def _passes(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except AssertionError:
+        return False
+    return True
+
+
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _golden_distortions(catalogue_test, small: bool) -> dict[str, dict]:
+    """Largest error of each distortion, and whether it passes the test's checks."""
+    recorded = np.load(catalogue_test.GOLDEN)
+    names = sorted({key.split("/")[0] for key in recorded.files})
+    keys = list(catalogue_test._golden_keys(names[-2:] if small else names))
+    images = jnp.asarray(catalogue_test._photographs().astype(np.float32) / 255)
+    near, far, middle = slice(0, 6), slice(-6, None), slice(88, 94)
+    windows = [(near, near), (near, far), (far, near), (far, far), (middle, middle)]
+    with _threads() as threads:  # which compile at once
+        outputs = threads.map(lambda k: catalogue_test._distort_for(k, images), keys)
+    table = {}
+    for key, out in zip(keys, outputs, strict=True):
+        found = np.stack([out[:, rows, columns] for rows, columns in windows], 1)
+        expected = catalogue_test._as_float(recorded[key])
+
+        def check(key=key, found=found, expected=expected):
+            catalogue_test._check(key, found, expected, share=2e-3)
+
+        row = table.setdefault(key.split("/")[0], {"error": 0.0, "agrees": True})
+        row["error"] = max(row["error"], float(np.abs(found - expected).max()))
+        row["agrees"] &= _passes(check)
+    return table
+
+
+def _golden_features(precision: str) -> dict[str, float]:
+    """Relative error of ResNet-50's features at a precision of JAX's products."""
+    import seeded_weights
+    import torch_names_test
+
+    from arniqa_jax import torch_names
+    from arniqa_jax.model.encoder import Encoder
+
+    weights = torch_names_test._torchvision("resnet50")
+    imported = torch_names.from_torch(weights, "seeded")
+    encoder = Encoder(imported.module, imported.variables, "seeded")
+    image = seeded_weights.seeded_image(96)
+    with jax.default_matmul_precision(precision):
+        embed = jax.jit(lambda v, x: encoder.embed(encoder.fold(v), x))
+        found = np.asarray(embed(imported.variables, image))[0]
+    expected = np.load(torch_names_test.GOLDEN)["features"]
+    expected = expected / np.linalg.norm(expected)
+    return {"error": float(np.linalg.norm(found - expected))}
+
+
+def _against_cpu(catalogue_test, small: bool) -> dict[str, dict[str, float]]:
+    """All distortions at level 3 on the device and on the CPU, with the same key."""
+    from arniqa_jax import degradation
+
+    names = list(degradation.CATALOGUE)[: 2 if small else None]
+    images = catalogue_test._photographs().astype(np.float32) / 255
+    key = np.asarray(jax.random.key_data(catalogue_test.KEY))
+
+    def distort(case):
+        name, device = case
+        key_here, images_here = jax.device_put((key, images), device)
+        out = degradation.distort(
+            jax.random.wrap_key_data(key_here), images_here, name=name, level=3
+        )
+        return np.asarray(out)
+
+    devices = (jax.devices()[0], jax.devices("cpu")[0])
+    with _threads() as threads:
+        outputs = threads.map(distort, [(n, d) for n in names for d in devices])
+    table = {}
+    for name in names:
+        error = np.abs(next(outputs) - next(outputs))
+        table[name] = {
+            "error": float(error.max()),
+            "share above half a step of 8 bits": float(np.mean(error > 0.5 / 255)),
+        }
+    return table
+
+
+# --- Does lax.switch wait for the host? ---------------------------------------------
+
+
+def switch(settings: Settings) -> Figures:
+    """What a `lax.switch` costs, and whether the host waits for the device at it.
+
+    The host waits if a call comes back only after a long product that runs before the
+    switch, where the same call with a plain function in its place comes back at once.
+    """
+    branches = [lambda x, k=k: x * (1 + 1e-6 * k) + k for k in range(_BRANCHES)]
+    order = jnp.asarray(np.random.default_rng(0).integers(0, _BRANCHES, _SWITCHES))
+    steps = order.astype(jnp.float32)
+    x = jnp.ones((256, 256))
+
+    @jax.jit
+    def switched(order, x):
+        def turn(i, x):
+            return jax.lax.switch(order[i], branches, x)
+
+        return jax.lax.fori_loop(0, _SWITCHES, turn, x)
+
+    @jax.jit
+    def plain(steps, x):
+        def turn(i, x):
+            return x * (1 + 1e-6 * steps[i]) + steps[i]
+
+        return jax.lax.fori_loop(0, _SWITCHES, turn, x)
+
+    with_switch = step.best_of(switched, order, x)
+    without = step.best_of(plain, steps, x)
+    yield "microseconds of a turn", 1e6 * with_switch / _SWITCHES
+    yield "microseconds of a turn without switch", 1e6 * without / _SWITCHES
+    compiled = switched.lower(order, x).compile()
+    text = compiled.as_text()
+    yield "conditionals in the program", text.count(" conditional(")
+    yield "command buffers in the program", text.count("command_buffer")
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(compiled(order, x))
+        events = on_gpu_profile.device_events(folder)
+    copies = sum(event.count for name, event in events.items() if "D2H" in name)
+    yield "copies to the host of a turn", copies / _SWITCHES
+
+    side, products = (256, 2) if settings.small else (8192, 20)
+    matrix = jnp.full((side, side), 1 / side)
+
+    def after_products(function):
+        def run(order, matrix):
+            product = matrix
+            for _ in range(products):
+                product = product @ matrix
+            return function(order, product[:256, :256])
+
+        return jax.jit(run)
+
+    waits = {
+        "switch": after_products(
+            lambda order, x: jax.lax.switch(order[0], branches, x)
+        ),
+        "plain": after_products(lambda order, x: x * (1 + 1e-6 * order[0])),
+    }
+    returned = {}
+    for name, function in waits.items():
+        total = step.best_of(function, order, matrix)
+        start = time.perf_counter()
+        result = function(order, matrix)
+        returned[name] = (time.perf_counter() - start) / total
+        jax.block_until_ready(result)
+        yield f"call returns after, of its time, {name}", returned[name]
+    yield "host waits", returned["switch"] > 0.5 > returned["plain"]
+
+
+# --- Pre-training, as a user starts it ----------------------------------------------
+
+
+def pretrain(settings: Settings) -> Figures:
+    """100 steps of the command from random weights, ended by SIGTERM as by a scheduler.
+
+    Raises:
+      RuntimeError: the command failed; the message is its last line.
+    """
+    from arniqa_jax import command, metrics_log
+
+    wanted = 5 if settings.small else 100
+    changes = on_gpu_step.changes(settings)
+    changes += [
+        # It is stopped before, so that no evaluation follows.
+        f"train.steps={100 * wanted}",
+        "train.picture_every=0",
+        f"train.checkpoint_every={100 * wanted}",
+        "evaluation.every_epochs=0",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder) / "run"
+        errors = pathlib.Path(folder) / "errors"
+        start = time.monotonic()
+        with errors.open("w") as errors_file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "arniqa_jax.main", f"--workdir={workdir}"]
+                + [f"--config={settings.config}"]
+                + [f"--config.{change}" for change in changes],
+                stderr=errors_file,
+                stdout=subprocess.DEVNULL,
+                cwd=_ROOT,
+            )
+        log, lines = workdir / "metrics.jsonl", []
+        while process.poll() is None and len(lines) < wanted:
+            time.sleep(0.1)
+            if log.exists():
+                found = [m for m in metrics_log.read(log) if "loss" in m]
+                if found and not lines:
+                    yield "seconds to the first step", time.monotonic() - start
+                lines = found
+        process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        if code != command.START_AGAIN:
+            said = errors.read_text().splitlines() or ["it said nothing"]
+            raise RuntimeError(f"exit code {code}: {said[-1]}")
+    lines = lines[:wanted]
+    seconds = np.array([line["seconds"] for line in lines[1:]])
+    yield "steps", len(lines)
+    yield (
+        "loss of the first and last ten steps",
+        [
+            float(np.mean([line["loss"] for line in part]))
+            for part in (lines[:10], lines[-10:])
+        ],
+    )
+    yield "seconds of a step, median", float(np.median(seconds))
+    yield "seconds of a step, least", float(seconds.min())
+    waits = np.array([line["data_wait"] for line in lines[1:]])
+    yield "share of waiting for data", float(waits.sum() / seconds.sum())
+    for name in ("images_per_second", "share_of_peak"):
+        if name in lines[-1]:
+            yield name, float(np.median([line[name] for line in lines[1:]]))
+
+
+# --- Scoring ------------------------------------------------------------------------
+
+
+def score(settings: Settings) -> Figures:
+    """Images per second of this package, float32, from file to score."""
+    with _images(settings.small) as files:
+        parts, score_all, _ = scoring.prepare_ours(files)
+        yield "milliseconds of the parts of one image", parts
+        yield "images per second", _rate(score_all, len(files), settings.small)
+
+
+def score_in_torch(settings: Settings) -> Figures:
+    """The same in plain PyTorch, on the same device."""
+    if importlib.util.find_spec("torch") is None:
+        yield "skipped", "torch is not installed"
+        return
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    yield "device", torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    with _images(settings.small) as files:
+        _, score_all, _ = scoring.prepare_torch(files, device)
+        yield "images per second", _rate(score_all, len(files), settings.small)
+
+
+class _images:
+    """A folder with the files to score: photographs under many names."""
+
+    def __init__(self, small: bool):
+        self._small = small
+
+    def __enter__(self) -> list[pathlib.Path]:
+        self._folder = tempfile.TemporaryDirectory()
+        folder = pathlib.Path(self._folder.name) / "images"
+        scoring._make_images(folder, "jpg")
+        for file in sorted(folder.iterdir()):
+            for copy in range(_COPIES):
+                file.with_stem(f"{file.stem}_{copy}").hardlink_to(file)
+        return sorted(folder.iterdir())[: 1 if self._small else None]
+
+    def __exit__(self, *exception) -> None:
+        self._folder.cleanup()
+
+
+def _rate(function: Callable, images: int, small: bool) -> float:
+    """Images per second of the fastest of three runs; both sides have run before."""
+    times = []
+    for _ in range(1 if small else 3):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return images / min(times)
+
+
+PARTS: dict[str, Callable[[Settings], Figures]] = {
+    "golden": golden,
+    "switch": switch,
+    "step": on_gpu_step.step_parts,
+    "profile": on_gpu_profile.profile,
+    "pretrain": pretrain,
+    "scoring": score,
+    "scoring in PyTorch": score_in_torch,
+}

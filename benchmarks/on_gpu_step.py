@@ -1,0 +1,279 @@
+"""The training step on a GPU by pairs, dtype and tile, and the shares of its parts.
+
+The step is too slow to compile for every combination of batch, dtype and tile. Its
+parts are measured for all of them: the degradation does not depend on the dtype, nor
+the encoder on the tile. The whole step follows for the most important combinations.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import step
+from absl import flags
+
+from arniqa_jax import encoders, schedules, sharding, train_step
+from arniqa_jax.data import pairs as data_pairs
+from arniqa_jax.data import photos
+from arniqa_jax.model import losses
+
+_DTYPES = ("bfloat16", "float32")
+_KEYS = 3  # chains of distortions: the cost of a batch is that of the mean of these
+_LEARNING_RATE = 1e-3
+
+
+def changes(settings) -> list[str]:
+    """Return the changes to the config, `FIELD=VALUE`, that all parts share."""
+    changed = ["model.init=random", f"data.root={settings.photos}"]
+    if settings.small:
+        changed += ["model.arch=tiny", "data.patch_size=64", "train.batch_size=4"]
+        changed += ["data.workers=0"]
+    return changed
+
+
+def step_parts(settings) -> Iterator[tuple[str, object]]:
+    """Degradation, encoder and input for all combinations; the step for some."""
+    sizes = (2, 4) if settings.small else (64, 16, 256)
+    tiles = (1,) if settings.small else (1, 2, 4, 8)
+    work = Workload(settings, max(sizes))
+    pace = _Pace(settings.end)
+    yield "device", jax.devices()[0].device_kind
+    late = "not reached: the time was short"
+    for number, size in enumerate(sizes):
+        group = {f"degradation, tile {tile}": (tile,) for tile in tiles}
+        programs = {
+            name: functools.partial(work.degradation, size, *case)
+            for name, case in group.items()
+        } | {
+            f"encoder, {dtype}": functools.partial(work.gradient, size, dtype)
+            for dtype in _DTYPES
+        }
+        if settings.small and number:
+            programs = {n: p for n, p in programs.items() if n.startswith("encoder")}
+        if pace.fits("parts"):
+            yield f"parts, {size} pairs", pace.run("parts", _measure, programs)
+        else:
+            yield f"parts, {size} pairs", late
+        yield f"input, {size} pairs", work.input_seconds(size)
+        if number == 0:
+            # The next in value: the default tile, and what the profile compiles too.
+            cases = [(size, "bfloat16"), (sizes[1], "float32")]
+        elif number == len(sizes) - 1:
+            cases = [(size, "bfloat16"), (sizes[0], "float32")]
+        else:
+            continue
+        if settings.small:
+            cases = cases[:1] if number == 0 else []
+        programs = {
+            f"{size} pairs, {dtype}": functools.partial(work.step, size, dtype, 0)
+            for size, dtype in cases
+        }
+        name = "whole step" + ", more" * bool(number)
+        if not programs:
+            continue
+        if pace.fits("whole"):
+            yield name, pace.run("whole", _measure, programs)
+        else:
+            yield name, late
+
+
+class _Pace:
+    """Whether there is time for one more group of programs, by the one before."""
+
+    def __init__(self, end: float):
+        self._end = end
+        self._seconds: dict[str, float] = {}
+
+    def fits(self, kind: str) -> bool:
+        """Return whether a group of this kind is expected to end in time."""
+        return time.monotonic() + 1.1 * self._seconds.get(kind, 0) < self._end
+
+    def run(self, kind: str, function: Callable, *arguments):
+        """Return what the function returns, and remember how long it took."""
+        start = time.monotonic()
+        result = function(*arguments)
+        self._seconds[kind] = time.monotonic() - start
+        return result
+
+
+@dataclasses.dataclass
+class _Program:
+    """A lowered program, and how to run it with the key of a run."""
+
+    lowered: jax.stages.Lowered
+    run: Callable[[Callable, jax.Array], object]
+
+    def compile(self) -> Callable:
+        """Return the compiled program."""
+        return self.lowered.compile()
+
+
+def _measure(programs: dict[str, Callable[[], _Program]]) -> dict[str, dict]:
+    """Compile the programs at once, then time them in turn.
+
+    Returns:
+      For each program `seconds`, the mean over several keys of the fastest of three
+      runs, and `temporaries` in bytes; or `error`, its first line. For `all`, the
+      seconds that the compilation took.
+    """
+    start = time.monotonic()
+    built = {}
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+
+        def build(make):
+            program = make()
+            return program, program.compile()
+
+        futures = {name: threads.submit(build, make) for name, make in programs.items()}
+        for name, future in futures.items():
+            try:
+                built[name] = future.result()
+            except jax.errors.JaxRuntimeError as error:
+                built[name] = error
+    table: dict[str, dict] = {"all": {"compilation": time.monotonic() - start}}
+    for name, found in built.items():
+        try:
+            if isinstance(found, Exception):
+                raise found
+            program, compiled = found
+            table[name] = _time(program, compiled)
+        except jax.errors.JaxRuntimeError as error:
+            # Such as a batch that the memory does not hold.
+            table[name] = {"error": str(error).splitlines()[0][:300]}
+    return table
+
+
+def _time(program: _Program, compiled) -> dict[str, float]:
+    seconds = []
+    for seed in range(_KEYS):
+        key = jax.random.key(seed)
+        seconds.append(step.best_of(functools.partial(program.run, compiled), key))
+    memory = compiled.memory_analysis()
+    return {
+        "seconds": float(np.mean(seconds)),
+        "temporaries": memory.temp_size_in_bytes if memory else None,
+    }
+
+
+class Workload:
+    """Programs of a config's step for any number of pairs, with data to run them on."""
+
+    def __init__(self, settings, most_pairs: int):
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
+        config = step.read_config(settings.config, *changes(settings))
+        self.config = config
+        self._mesh = sharding.make_mesh()
+        self._source = photos.open_photos(config.data.root, config.data.source)
+        with self._batches(most_pairs) as batches:
+            batch = next(batches)
+        batch["stop"] = np.zeros_like(batch["seed"], np.int32)
+        self._host_batch = {name: batch[name] for name in train_step.BATCH}
+        self._variables = encoders.initial_variables(config)
+        self._optimizer = schedules.optimizer(
+            name=config.optimizer.name,
+            schedule=lambda _: _LEARNING_RATE,
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )
+
+    def _batches(self, pairs: int):
+        data = self.config.data
+        return data_pairs.pair_batches(
+            self._source,
+            seed=self.config.seed,
+            patch_size=data.patch_size,
+            batch_size=pairs,
+            workers=data.workers,
+            pairing=data.pairing,
+        )
+
+    def _on_host(self, pairs: int) -> dict[str, np.ndarray]:
+        return {name: value[:pairs] for name, value in self._host_batch.items()}
+
+    def _batch(self, pairs: int) -> dict[str, jax.Array]:
+        return sharding.put_batch(self._on_host(pairs), self._mesh)
+
+    def _model(self, dtype: str):
+        config = self.config.copy_and_resolve_references()
+        config.model.dtype = dtype
+        return encoders.build_model(config)
+
+    def input_seconds(self, pairs: int) -> dict[str, float]:
+        """Return seconds of a batch: from the loader, and onto the device."""
+        with self._batches(pairs) as batches:
+            for _ in range(2):  # the workers start
+                next(batches)
+            count = max(2, 256 // pairs)
+            start = time.perf_counter()
+            for _ in range(count):
+                next(batches)
+            loading = (time.perf_counter() - start) / count
+        transfer = step.best_of(sharding.put_batch, self._on_host(pairs), self._mesh)
+        workers = self.config.data.workers
+        return {"loader": loading, "workers": workers, "host to device": transfer}
+
+    def degradation(self, pairs: int, tile: int) -> _Program:
+        """Return the chains of a batch, uint8 crops to degraded crops."""
+        options = {**self.config.degradation, "tile": tile}
+        batch = self._batch(pairs)
+
+        @jax.jit
+        def degrade(key, batch):
+            return train_step.degrade(key, batch, **options)[0]
+
+        lowered = degrade.lower(jax.random.key(0), batch)
+        return _Program(lowered, lambda compiled, key: compiled(key, batch))
+
+    def gradient(self, pairs: int, dtype: str) -> _Program:
+        """Return the loss and its gradient, of crops that are degraded already."""
+        model = self._model(dtype)
+        images = self._batch(pairs)["images"]
+        views = [
+            images[:, view].reshape(-1, *images.shape[3:]).astype(jnp.float32) / 255
+            for view in (0, 1)
+        ]
+        state = train_step.TrainState(0, **self._variables, opt_state=())
+
+        @jax.jit
+        def gradient(state, a, b):
+            return train_step._gradients(model, state, a, b, losses.contrast, 1)
+
+        lowered = gradient.lower(state, *views)
+        return _Program(lowered, lambda compiled, _: compiled(state, *views))
+
+    def step(self, pairs: int, dtype: str, tile: int) -> _Program:
+        """Return the whole step; tile 0 is the default of the platform."""
+        function = train_step.make_step(
+            self._model(dtype),
+            self._optimizer,
+            lambda _: _LEARNING_RATE,
+            self._mesh,
+            temperature=self.config.loss.temperature,
+            accumulation=1,
+            degradation_options={**self.config.degradation, "tile": tile},
+        )
+        state = train_step.initial_state(self._variables, self._optimizer)
+        held = [self._fresh(state)]
+        batch = self._batch(pairs)
+        replicated = sharding.replicated(self._mesh)
+
+        def run(compiled, key):
+            # The step takes its state away and gives a new one.
+            key = jax.device_put(key, replicated)
+            held[0], metrics, preview = compiled(held[0], batch, key)
+            return metrics, preview
+
+        return _Program(function.lower(held[0], batch, self._key()), run)
+
+    def _fresh(self, state):
+        copy = jax.tree.map(jnp.copy, state)
+        return jax.device_put(copy, sharding.replicated(self._mesh))
+
+    def _key(self) -> jax.Array:
+        return train_step.run_key(self.config.seed, self._mesh)
