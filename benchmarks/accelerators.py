@@ -41,7 +41,7 @@ from ml_collections import config_flags
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from accelerator import report, targets
+from accelerator import targets
 
 from arniqa_jax import command, errors
 
@@ -90,10 +90,12 @@ def main(arguments: list[str]) -> int:
             "--config=pretrain"
         )
     target = targets.parse(TARGET.value)
-    names = _programs(WHAT.value)
     if RECORD.value:
         return _record(target)
     targets.prepare(target)
+    from accelerator import report
+
+    names = _programs(WHAT.value)
     target.mesh(DEVICES.value)  # an unknown slice ends here, not in each process
     if FIT.value:
         found = {"fit": _fit(target)}
