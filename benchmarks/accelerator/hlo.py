@@ -231,7 +231,8 @@ class Program:
                 read += sum(self._read_of_parameter(inner, i, whole) for i in places)
             else:
                 return whole
-        return read
+        is_result = any(o.is_root and o.name in names for o in body.values())
+        return whole if is_result else read
 
     def _written(self, operation, computation, body) -> float:
         whole = size_in_hbm(operation.type)
