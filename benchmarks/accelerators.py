@@ -18,10 +18,9 @@ name in configs/ or a file. Each program is compiled in a process of its own:
 
 Rulers. Bytes: read from and written to HBM, from the program's text; beside them what
 the compiler's cost analysis says. Bundles: what a TPU core issues, from the compiler's
-dump (encoder, plain, distortions; the dump of a program with all distortions takes the
-compiler too long). Cycles: the compiler's estimate. Time: the per-op maximum of bytes
-over the bandwidth and bundles over the clock; where there are no bundles, cycles of
-convolutions stand in for them, and on a GPU bytes alone count.
+dump. Cycles: the compiler's estimate. Time: the per-op maximum of bytes over the
+bandwidth and bundles over the clock; where an operation has no bundles, its cycles
+stand in for them if it is a convolution; on a GPU bytes alone count.
 
 --fit finds the largest batch that fits the memory, with and without rematerialisation.
 Exit codes: 0; 1 if a program does not fit; 2 for wrong use.
@@ -75,8 +74,6 @@ RECORD = flags.DEFINE_string(
     "figures to --json.",
     flag_values=FLAGS,
 )
-# Programs whose dump the TPU compiler writes in reasonable time, besides distortions.
-_DUMPED = ("encoder", "plain")
 _PROGRAMS = ("step", "encoder", "plain", "chain", "scorer")
 
 
@@ -153,7 +150,6 @@ def _record(target: targets.Target) -> int:
     name = RECORD.value
     with tempfile.TemporaryDirectory() as folder:
         dumped = target.is_tpu and not FIT.value
-        dumped = dumped and name not in set(_PROGRAMS) - set(_DUMPED)
         targets.prepare(target, folder if dumped else "")
         from accelerator import measure
 

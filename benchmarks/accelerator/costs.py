@@ -201,6 +201,9 @@ def _overlaps(item: hlo.Executed) -> bool:
 # stage.
 _PLAIN_STAGES = (1,) * 3 + (2,) * 4 + (3,) * 6 + (4,) * 3
 
+# In the paths of what draws chains and dispatches them, outside of the distortions.
+_DRAWING = ("jit(_apply)", "jit(_draw)", "searchsorted", "threefry", "degrade")
+
 
 def part_of(path: str, inside: str) -> str:
     """Return the part that an operation belongs to, from its path in the source.
@@ -211,6 +214,8 @@ def part_of(path: str, inside: str) -> str:
     """
     if inside:
         return f"degradation: {inside}"
+    if not path:
+        return "moved ahead, source unknown"
     stage = re.search(r"layer(\d)_\d", path)
     block = re.search(r"_Bottleneck_(\d+)", path)
     direction = "backward" if "transpose(" in path else "forward"
@@ -224,6 +229,6 @@ def part_of(path: str, inside: str) -> str:
         return f"encoder {direction}: stem"
     if "jvp(" in path:
         return "loss"
-    if "shard_map" in path or "while/body" in path:
+    if any(word in path for word in _DRAWING):
         return "degradation: dispatch"
     return "optimizer and the rest"

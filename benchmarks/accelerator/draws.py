@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import numpy as np
-
 from arniqa_jax.degradation.catalogue import CATALOGUE
 
 # Trips of the loops whose trip count is data, as a function of the level's parameter:
@@ -80,7 +78,7 @@ def of_config(config) -> Draws:
         math.exp(-((index / _LEVEL_DEVIATION) ** 2) / 2)
         for index in range(options.num_levels)
     ]
-    levels = tuple(np.array(weights) / sum(weights))
+    levels = tuple(weight / sum(weights) for weight in weights)
     return Draws(applications, levels, options.max_distortions)
 
 

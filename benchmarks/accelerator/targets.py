@@ -204,7 +204,11 @@ def prepare(target: Target, dump: str = "") -> None:
     for variable, value in settings.items():
         os.environ.setdefault(variable, value)
     if dump:
-        options = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true"
+        # Only the last of some seventy listings of each operation is read.
+        options = (
+            f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true "
+            "--xla_jf_dump_llo_pass_label_regex=final_bundles|deduplication"
+        )
         given = os.environ.get("LIBTPU_INIT_ARGS", "")
         os.environ["LIBTPU_INIT_ARGS"] = f"{given} {options}".strip()
 
