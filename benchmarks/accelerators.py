@@ -105,8 +105,21 @@ def main(arguments: list[str]) -> int:
         pathlib.Path(JSON.value).write_text(json.dumps(about | found, indent=1) + "\n")
     failed = [r for r in found.get("programs", {}).values() if "error" in r]
     for record in failed:
-        command.report(record["error"], command.FAILURE)
+        command.report(_advice(target, record), command.FAILURE)
     return command.FAILURE if failed else command.SUCCESS
+
+
+def _advice(target: targets.Target, record: dict) -> str:
+    """Return why a program does not fit, and the largest batch that does."""
+    if record["name"] not in ("step", "encoder", "plain", "chain"):
+        return record["error"]
+    from accelerator import fit
+
+    devices = target.mesh(DEVICES.value).size
+    pairs = fit.below(_compile_one, record, devices, target.chip)
+    if not pairs:
+        return f"{record['error']}, and not even one pair fits"
+    return f"{record['error']}; train.batch_size={pairs * devices} fits"
 
 
 def compile_step(config, target: targets.Target, devices: int | None = None):
@@ -159,7 +172,9 @@ def _record(target: targets.Target) -> int:
                 name, CONFIG.value, target, DEVICES.value, path if dumped else None
             )
         except measure.DoesNotFit as error:
+            pairs = CONFIG.value.train.batch_size / target.mesh(DEVICES.value).size
             found = {"name": name, "error": str(error), "used": error.used}
+            found["pairs"] = pairs
     pathlib.Path(JSON.value).write_text(json.dumps(found))
     return command.SUCCESS
 

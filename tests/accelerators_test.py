@@ -285,17 +285,41 @@ def test_mean_tiles_are_those_of_drawn_chains(tile):
     np.testing.assert_allclose(draws.mean_tiles(config, 16, tile), seen, rtol=0.02)
 
 
-def test_the_compilers_words_about_memory_become_one_line():
-    said = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
-        "memory space hbm. Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G."
-        "\n\nTotal hbm usage >= 31.75G:\n    reserved        258.00M\n"
-    )
+@pytest.mark.parametrize(
+    ("said", "used"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+            "memory space hbm. Used 31.50G of 15.75G hbm. Exceeded hbm capacity by "
+            "15.75G.\n\nTotal hbm usage >= 31.75G:\n    reserved        258.00M\n",
+            31.5,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+            "for HLO temporaries (23.30G) exceeds available HBM (15.75G).",
+            23.3,
+        ),
+    ],
+)
+def test_the_compilers_words_about_memory_become_one_line(said, used):
     error = measure.readable("step", said)
     assert str(error) == (
-        "the step needs 33.82 GB of hbm on a device that has 16.91 GB"
+        f"the step needs {used * 2**30 / 1e9:.2f} GB of memory on a device that has "
+        "16.91 GB"
     )
-    assert error.used == 31.5 * 2**30
+    assert error.used == used * 2**30
+
+
+def test_a_batch_that_is_too_large_is_lowered_until_it_fits():
+    tried = []
+
+    def compile_one(name, change):
+        tried.append(int(change.removeprefix("train.batch_size=")))
+        return {} if tried[-1] <= 4 * 8 else {"error": "no"}
+
+    record = {"name": "step", "pairs": 64.0, "used": 2.1 * CHIP.memory}
+    assert fit.below(compile_one, record, 8, CHIP) == 4
+    assert tried == [16 * 8, 8 * 8, 4 * 8]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 8, 31, 64, 100])

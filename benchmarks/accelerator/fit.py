@@ -80,5 +80,26 @@ def largest(compile_step: Callable[..., dict], devices: int, chip: Chip) -> dict
     return {"pairs": pairs, "tried": tried}
 
 
+def below(compile_one: Callable[..., dict], record: dict, devices: int, chip: Chip):
+    """Return the largest power of two of pairs on a device below one that is too much.
+
+    Args:
+      compile_one: see `both`.
+      record: of the program that does not fit.
+      devices: how many there are.
+      chip: one of them.
+    """
+    pairs = record["pairs"] / 2
+    if record["used"]:
+        pairs = min(pairs, record["pairs"] * chip.memory / record["used"])
+    pairs = _power_below(pairs)
+    while pairs:
+        change = f"train.batch_size={pairs * devices}"
+        if "error" not in compile_one(record["name"], change):
+            break
+        pairs //= 2
+    return pairs
+
+
 def _power_below(limit: float) -> int:
     return 2 ** (int(limit).bit_length() - 1) if limit >= 1 else 0

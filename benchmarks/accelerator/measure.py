@@ -105,19 +105,20 @@ def compile_program(program: programs.Program):
 def readable(name: str, message: str) -> DoesNotFit:
     """Return one line of the compiler's message about memory."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.search(
-        r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (\w+)", message
+    size = r"([\d.]+)([KMGT]?)"
+    found = re.search(rf"Used {size} of {size}", message) or re.search(
+        rf"\({size}\) exceeds available \w+ \({size}\)", message
     )
     if not found:
         words = " ".join(message.split())[:160]
         return DoesNotFit(f"the {name} does not fit in the memory: {words}", None)
     used, there = (float(found[place]) * units[found[place + 1]] for place in (1, 3))
-    return DoesNotFit(_does_not_fit(name, used, there, found[5]), used)
+    return DoesNotFit(_does_not_fit(name, used, there), used)
 
 
-def _does_not_fit(name, used, there, kind="memory") -> str:
+def _does_not_fit(name, used, there) -> str:
     return (
-        f"the {name} needs {used / 1e9:.2f} GB of {kind} on a device that has "
+        f"the {name} needs {used / 1e9:.2f} GB of memory on a device that has "
         f"{there / 1e9:.2f} GB"
     )
 
