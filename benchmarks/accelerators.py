@@ -111,7 +111,8 @@ def main(arguments: list[str]) -> int:
 
 def _advice(target: targets.Target, record: dict) -> str:
     """Return why a program does not fit, and the largest batch that does."""
-    if record["name"] not in ("step", "encoder", "plain", "chain"):
+    depends_on_batch = record["name"] in ("step", "encoder", "plain", "chain")
+    if "used" not in record or not depends_on_batch:
         return record["error"]
     from accelerator import fit
 
@@ -188,8 +189,10 @@ def _compile_all(names: list[str]) -> dict[str, dict]:
 def _compile_one(name: str, *changes: str) -> dict:
     """Return the figures of one program, of the config with some fields changed.
 
+    The figures are but an `error` where it does not fit or the compiler fails.
+
     Raises:
-      ArniqaError: with the last line of what the process wrote.
+      UsageError: the config does not suit the target.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "record.json"
@@ -207,12 +210,23 @@ def _compile_one(name: str, *changes: str) -> dict:
             text=True,
         )
         if done.returncode or not file.exists():
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            last = lines[-1].removeprefix("error: ") if lines else "no message"
-            error = errors.UsageError if done.returncode == 2 else errors.ArniqaError
-            raise error(last if done.returncode == 2 else f"compiling {name}: {last}")
+            said = _reason(done.stderr)
+            if done.returncode == command.WRONG_USE:
+                raise errors.UsageError(said)
+            return {"name": name, "error": f"compiling {name}: {said}"}
         print(f"compiled {name}", file=sys.stderr, flush=True)
         return json.loads(file.read_text())
+
+
+def _reason(stderr: str) -> str:
+    """Return the line that says why a process ended.
+
+    It is the last one, unless a failed check of the compiler left a trace behind it.
+    """
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    checks = [line for line in lines if "Check failed" in line]
+    reasons = checks or lines[-1:] or ["no message"]
+    return reasons[0].removeprefix("error: ")
 
 
 def _fit(target: targets.Target) -> dict[str, dict]:
