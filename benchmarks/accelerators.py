@@ -2,7 +2,8 @@
 
     python benchmarks/accelerators.py --target=v5e:2x4 --config=pretrain
         [--config.FIELD=VALUE ...] [--set=FIELD=VALUE,...] [--devices=N]
-        [--what=step,encoder,plain,distortions,chain,scorer] [--fit] [--json=FILE]
+        [--what=step,encoder,plain,distortions,chain,scorer] [--fit] [--nobundles]
+        [--json=FILE]
 
 Targets: v4, v5e, v5p and v6e with the shape of a slice (v5e:2x4, v5p:2x2x2), through
 `pip install 'jax[tpu]'`, and h100, through `pip install 'jax[cuda13]'`. The config is a
@@ -63,6 +64,12 @@ DEVICES = flags.DEFINE_integer(
     "devices", None, "Devices of the target to use.", lower_bound=1, flag_values=FLAGS
 )
 FIT = flags.DEFINE_bool("fit", False, "Find the largest batch.", flag_values=FLAGS)
+BUNDLES = flags.DEFINE_bool(
+    "bundles",
+    True,
+    "Count bundles; --nobundles compiles faster and leaves estimated cycles.",
+    flag_values=FLAGS,
+)
 JSON = flags.DEFINE_string("json", None, "File for the figures.", flag_values=FLAGS)
 JOBS = flags.DEFINE_integer(
     "jobs", 1, "Compilers that run at once.", lower_bound=1, flag_values=FLAGS
@@ -163,7 +170,7 @@ def _record(target: targets.Target) -> int:
     """Compile one program, as a process of its own."""
     name = RECORD.value
     with tempfile.TemporaryDirectory() as folder:
-        dumped = target.is_tpu and not FIT.value
+        dumped = target.is_tpu and BUNDLES.value and not FIT.value
         targets.prepare(target, folder if dumped else "")
         from accelerator import measure
 

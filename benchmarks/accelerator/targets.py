@@ -207,7 +207,7 @@ def prepare(target: Target, dump: str = "") -> None:
         # Only the last of some seventy listings of each operation is read.
         options = (
             f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true "
-            "--xla_jf_dump_llo_pass_label_regex=final_bundles|deduplication"
+            "--xla_jf_dump_llo_pass_label_regex=^final_bundles|deduplication"
         )
         given = os.environ.get("LIBTPU_INIT_ARGS", "")
         os.environ["LIBTPU_INIT_ARGS"] = f"{given} {options}".strip()
