@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/accelerators.py`: targets, programs, and their readers."""

@@ -1,0 +1,105 @@
+"""The largest batch that fits the memory of a device."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from accelerator.targets import Chip
+
+# Pairs on a device at which the memory of a pair is measured.
+_PROBE = 8
+
+
+def both(
+    compile_one: Callable[..., dict], devices: int, config: ConfigDict, chip: Chip
+) -> dict[str, dict]:
+    """Return what fits without and with rematerialisation.
+
+    Args:
+      compile_one: compiles a program by its name, with fields `NAME=VALUE` changed,
+        and returns its record, with `error` where it does not fit.
+      devices: how many there are.
+      config: of a run.
+      chip: one of them.
+    """
+    return {
+        name: largest(
+            lambda *changes, name=name, value=value: compile_one(
+                "step", f"model.rematerialize={value}", *changes
+            ),
+            devices,
+            chip,
+        )
+        for name, value in (("kept", False), ("rematerialised", True))
+    }
+
+
+def largest(compile_step: Callable[..., dict], devices: int, chip: Chip) -> dict:
+    """Return the largest power of two of pairs on a device whose step fits.
+
+    The memory of a small batch gives the power of two to start with; then it is
+    doubled or halved until one fits and its double does not.
+
+    Args:
+      compile_step: takes a change of the config, `train.batch_size=...`.
+      devices: how many there are.
+      chip: one of them.
+
+    Returns:
+      `pairs` on a device, 0 if none fits, and `tried`: the bytes of each number.
+    """
+    tried: dict[int, dict] = {}
+
+    def fits(pairs: int) -> bool:
+        record = compile_step(f"train.batch_size={pairs * devices}")
+        tried[pairs] = {
+            "fits": "error" not in record,
+            "bytes": record.get("used") or record.get("memory", {}).get("total"),
+            "flops": record.get("flops"),
+        }
+        return tried[pairs]["fits"]
+
+    pairs = _PROBE
+    while pairs and not fits(pairs):
+        pairs //= 2
+    if pairs == _PROBE:
+        # Half of the room at first: what does not fit takes as long to compile.
+        each = tried[pairs]["bytes"] / pairs
+        guess = _power_below(chip.memory / each)
+        if guess > pairs:
+            if fits(guess):
+                pairs = guess
+                while fits(2 * pairs):
+                    pairs *= 2
+            else:
+                while guess > 2 * pairs:
+                    guess //= 2
+                    if fits(guess):
+                        pairs = guess
+                        break
+    return {"pairs": pairs, "tried": tried}
+
+
+def below(compile_one: Callable[..., dict], record: dict, devices: int, chip: Chip):
+    """Return the largest power of two of pairs on a device below one that is too much.
+
+    Args:
+      compile_one: see `both`.
+      record: of the program that does not fit.
+      devices: how many there are.
+      chip: one of them.
+    """
+    pairs = record["pairs"] / 2
+    if record["used"]:
+        pairs = min(pairs, record["pairs"] * chip.memory / record["used"])
+    pairs = _power_below(pairs)
+    while pairs:
+        change = f"train.batch_size={pairs * devices}"
+        if "error" not in compile_one(record["name"], change):
+            break
+        pairs //= 2
+    return pairs
+
+
+def _power_below(limit: float) -> int:
+    return 2 ** (int(limit).bit_length() - 1) if limit >= 1 else 0
