@@ -65,8 +65,11 @@ def _power_by_newton(x, numerator, root):
         # The exact root is r * (1 - rest) ** (-1 / root); this is its series.
         rest = 1 - x * r**root
         r *= 1 + rest / root + (root + 1) / (2 * root**2) * rest**2
-    whole = -(-numerator // root)
-    return x**whole * r ** (whole * root - numerator)
+    # One more step on the root itself takes the rounding of r away.
+    near = r ** (root - 1)
+    y = x * near
+    y += near / root * (x - y**root)
+    return x ** (numerator // root) * y ** (numerator % root)
 
 
 def _mix(matrix, planes):
