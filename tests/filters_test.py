@@ -120,6 +120,52 @@ def test_motion_blur_draws_an_angle_for_each_image():
     np.testing.assert_allclose(fixed[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(2, 40, 56, 3), (1, 30, 230, 3), (12, 9, 3)])
+def test_forms_of_correlation_agree(shape):
+    """A CPU runs shifted sums, an accelerator matrix products in blocks of columns."""
+    images = jax.random.uniform(KEY, shape)
+    kernel = jax.random.uniform(KEY, (17, 17)) / 17**2
+    kernel = kernel.at[:3].set(0).at[-3:].set(0)
+    for mirrored in (False, True):
+        if mirrored:
+            kernel += kernel[::-1]
+        half = filters._half(kernel, mirrored)
+        sums = filters._correlate_interleaved(images, half, 5, mirrored)
+        products = filters._correlate_by_products(images, half, 5)
+        np.testing.assert_allclose(products, sums, atol=1e-6)
+        flat = images.reshape(-1, *shape[-3:])[0]
+        first = np.asarray(sums).reshape(-1, *shape[-3:])[0]
+        np.testing.assert_allclose(first, _correlate(flat, kernel), atol=1e-6)
+
+
+def test_forms_of_products_agree():
+    planes = jax.random.uniform(KEY, (3, 80, 150))
+    rows, columns = (
+        filters.gaussian_band(size, 3.0, max_radius=10) for size in planes.shape[-2:]
+    )
+    precision = jax.lax.Precision.HIGHEST
+    whole = filters._filter_whole(planes, rows, columns, precision=precision)
+    blocks = filters._filter_by_blocks(
+        planes, rows, columns, reach=10, precision=precision
+    )
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, level", [("lens_blur", 2), ("motion_blur", 4)])
+def test_gradient_of_a_correlation(name, level):
+    """The loop of the gradient runs over all rows; it must be the same filter."""
+    images = jax.random.uniform(KEY, (2, 20, 24, 3))
+    weights = jax.random.uniform(jax.random.key(1), images.shape)
+
+    def total(images):
+        out = degradation.CATALOGUE[name](KEY, images, level - 1)
+        return jnp.sum(weights * out)
+
+    # The filter is linear, so its value is the product with its gradient.
+    gradient = jax.grad(total)(images)
+    np.testing.assert_allclose(jnp.sum(gradient * images), total(images), rtol=1e-5)
+
+
 def test_high_sharpen_leaves_a_flat_image_alone():
     image = jnp.full((20, 20, 3), jnp.array([0.2, 0.5, 0.7]))
     out = filters.high_sharpen(KEY, image, value=jnp.int32(12))

@@ -5,6 +5,8 @@ said. All filters are cross-correlations with replicated borders, and differenti
 in the image.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +21,12 @@ MOTION_RADIUS = 5
 # Rows or columns of a result that one matmul gives. Wider ones multiply more zeros,
 # narrower ones are too small for a matrix unit (CPU: 32 and 64 alike, 224 twice that).
 _BLOCK = 64
+# Columns of a result that one product on a matrix unit gives: with the margins of the
+# lens blur, 128, its width.
+_COLUMNS = 128 - 2 * LENS_RADIUS
+# Of the blurs on a TPU: three passes of bfloat16, which err by 1e-5 at most (one pass
+# by 5e-3; six, as the filters of Lab have them, whose errors are scaled up, by 1e-7).
+_PRECISION = jax.lax.Precision.HIGH
 
 
 def gaussian_band(size, sigma, *, max_radius, radius=None):
@@ -40,10 +48,30 @@ def gaussian_band(size, sigma, *, max_radius, radius=None):
 
 
 def filter_planes(planes, rows, columns, *, reach, precision=jax.lax.Precision.HIGHEST):
-    """rows @ plane @ columns.T for every plane (..., H, W).
+    """Return rows @ plane @ columns.T for every plane (..., H, W).
 
-    The matrices are zero farther than `reach` from the diagonal, so each block of the
-    result is a product with a few columns alone: at radius 10, 0.4 of the whole.
+    The matrices are zero farther than `reach` from the diagonal.
+    """
+    return jax.lax.platform_dependent(
+        planes,
+        rows,
+        columns,
+        cpu=functools.partial(_filter_by_blocks, reach=reach, precision=precision),
+        default=functools.partial(_filter_whole, precision=precision),
+    )
+
+
+def _filter_whole(planes, rows, columns, *, precision):
+    """Return the two products as they are: few launches, and large ones."""
+    across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=precision)
+    return jnp.einsum("hk,...kw->...hw", rows, across, precision=precision)
+
+
+def _filter_by_blocks(planes, rows, columns, *, reach, precision):
+    """As `_filter_whole`, without most of the zeros.
+
+    Each block of the result is a product with a few columns alone: at radius 10, 0.4
+    of the whole.
     """
     across = jnp.zeros_like(planes)
     for block, source in _blocks(planes.shape[-1], reach):
@@ -74,54 +102,120 @@ def gaussian_planes(planes, sigma, *, max_radius, radius=None, **options):
     return filter_planes(planes, rows, columns, reach=max_radius, **options)
 
 
-def correlate(images, kernel):
-    """Correlates images (..., H, W, 3) with one odd square kernel (K, K)."""
-    height = images.shape[-3]
-    size = kernel.shape[0]
-    padded = _padded_rows(images, size // 2, extra=1)
-    # Two rows of the kernel at a time, the last one zero: XLA:CPU vectorises a loop
-    # body of this many terms (and not one of 11).
-    kernel = jnp.pad(kernel, ((0, 1), (0, 0)))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def correlate(images, kernel, reach, mirrored):
+    """Correlate images (..., H, W, 3) with one odd square kernel (K, K).
 
-    def add_rows(index, total):
-        band = jax.lax.dynamic_slice_in_dim(padded, 2 * index, height + 1, axis=-2)
-        for row in range(2):
-            part = band[..., row : row + height, :]
-            total += _correlate_rows(part, kernel[2 * index + row])
-        return total
-
-    total = jnp.zeros_like(images).reshape(*images.shape[:-2], -1)
-    total = jax.lax.fori_loop(0, (size + 1) // 2, add_rows, total)
-    return total.reshape(images.shape)
+    Rows of the kernel farther than `reach` from its middle are zero and are skipped,
+    which makes the number of rounds dynamic. If `mirrored`, the kernel is equal upside
+    down, and rows at equal distance share their weights.
+    """
+    half = _half(kernel, mirrored)
+    interleaved = functools.partial(_correlate_interleaved, mirrored=mirrored)
+    return jax.lax.platform_dependent(
+        images, half, reach, cpu=interleaved, default=_correlate_by_products
+    )
 
 
-def correlate_mirrored(images, kernel):
-    """As `correlate`, for a kernel that is equal upside down, at half the cost."""
-    height = images.shape[-3]
+@correlate.defjvp
+def _correlate_jvp(mirrored, primals, tangents):
+    """A loop of a dynamic number of rounds has no gradient; that of all rows has."""
+    images, kernel, reach = primals
+    images_dot, kernel_dot, _ = tangents
+
+    def whole(images, kernel):
+        half = _half(kernel, mirrored)
+        return _correlate_interleaved(images, half, kernel.shape[0] // 2, mirrored)
+
+    _, out_dot = jax.jvp(whole, (images, kernel), (images_dot, kernel_dot))
+    return correlate(images, kernel, reach, mirrored), out_dot
+
+
+def _half(kernel, mirrored):
+    """Return the kernel's rows below and above the middle (2, K // 2 + 1, K).
+
+    Row d of each has distance d from the middle, which is shared by both.
+    """
     radius = kernel.shape[0] // 2
-    padded = _padded_rows(images, radius)
-    # Rows at equal distance share their weights; the middle one is its own partner.
-    half = kernel[radius:].at[0].multiply(0.5)
+    fold = jnp.ones((radius + 1, 1)).at[0].set(0.5)
+    below = kernel[radius:] * fold
+    above = below if mirrored else kernel[radius::-1] * fold
+    return jnp.stack([below, above])
+
+
+def _correlate_by_products(images, half, reach):
+    """Return the correlation as matrix products, for a matrix unit.
+
+    Planes (3, ..., H, W) are cut into blocks of columns. A row of the kernel is a
+    banded matrix, the same for all blocks, from the padded columns of a block to its
+    own. Two rows of the kernel, at equal distance from the middle, are one product.
+    """
+    height, width, _ = images.shape[-3:]
+    radius = half.shape[1] - 1
+    blocks = -(-width // _COLUMNS)
+    planes = jnp.moveaxis(images, -1, 0)
+    extra = blocks * _COLUMNS - width
+    margins = [(0, 0)] * (planes.ndim - 2) + [
+        (radius, radius),
+        (radius, radius + extra),
+    ]
+    padded = jnp.pad(planes, margins, "edge")
+    size = _COLUMNS + 2 * radius
+    parts = jnp.stack(
+        [padded[..., i * _COLUMNS : i * _COLUMNS + size] for i in range(blocks)]
+    )
+    # band[..., k, w] = half[..., k - w], for 0 <= k - w <= 2 radius.
+    offset = jnp.arange(size)[:, None] - jnp.arange(_COLUMNS)[None, :]
+    band = sum(
+        jnp.where(offset == k, half[..., k, None, None], 0.0)
+        for k in range(2 * radius + 1)
+    )
 
     def add_pair(distance, total):
-        above, below = (
+        for side, start in enumerate((radius + distance, radius - distance)):
+            rows = jax.lax.dynamic_slice_in_dim(parts, start, height, axis=-2)
+            total += jnp.einsum(
+                "...hk,kw->...hw",
+                rows,
+                band[side, distance],
+                precision=_PRECISION,
+            )
+        return total
+
+    total = jnp.zeros((*parts.shape[:-2], height, _COLUMNS))
+    total = jax.lax.fori_loop(0, reach + 1, add_pair, total)
+    total = jnp.concatenate(list(total), axis=-1)[..., :width]
+    return jnp.moveaxis(total, 0, -1)
+
+
+def _correlate_interleaved(images, half, reach, mirrored):
+    """Return the correlation by shifted sums; XLA:CPU vectorises them."""
+    height = images.shape[-3]
+    radius = half.shape[1] - 1
+    padded = _padded_rows(images, radius)
+
+    def add_pair(distance, total):
+        below, above = (
             jax.lax.dynamic_slice_in_dim(padded, start, height, axis=-2)
-            for start in (radius - distance, radius + distance)
+            for start in (radius + distance, radius - distance)
         )
-        return total + _correlate_rows(above + below, half[distance])
+        if mirrored:
+            return total + _correlate_rows(above + below, half[0, distance])
+        total += _correlate_rows(below, half[0, distance])
+        return total + _correlate_rows(above, half[1, distance])
 
     total = jnp.zeros_like(images).reshape(*images.shape[:-2], -1)
-    total = jax.lax.fori_loop(0, radius + 1, add_pair, total)
+    total = jax.lax.fori_loop(0, reach + 1, add_pair, total)
     return total.reshape(images.shape)
 
 
-def _padded_rows(images, radius, *, extra=0):
-    """Rows (..., H + 2 radius + extra, 3 (W + 2 radius)), borders replicated.
+def _padded_rows(images, radius):
+    """Rows (..., H + 2 radius, 3 (W + 2 radius)), borders replicated.
 
     Channels are interleaved, so a shift by a pixel is a shift by three.
     """
     lead = [(0, 0)] * (images.ndim - 3)
-    margins = [*lead, (radius, radius + extra), (radius, radius), (0, 0)]
+    margins = [*lead, (radius, radius), (radius, radius), (0, 0)]
     padded = jnp.pad(images, margins, "edge")
     return padded.reshape(*padded.shape[:-2], -1)
 
@@ -140,7 +234,9 @@ def gaussian_blur(key, images, *, value):
     """Gaussian of standard deviation `value` pixels (at most 5), cut at 2 sigma."""
     del key
     planes = jnp.moveaxis(images, -1, -3)
-    planes = gaussian_planes(planes, value, max_radius=GAUSSIAN_RADIUS)
+    planes = gaussian_planes(
+        planes, value, max_radius=GAUSSIAN_RADIUS, precision=_PRECISION
+    )
     return jnp.moveaxis(planes, -3, -1)
 
 
@@ -174,7 +270,9 @@ def disk_kernel(radius, *, max_radius=LENS_RADIUS):
 def lens_blur(key, images, *, value):
     """An antialiased disk of radius `value` pixels, at most 8."""
     del key
-    return correlate_mirrored(images, disk_kernel(value))
+    # Pixels reach half a pixel beyond their centres.
+    reach = jnp.floor(value + 0.5).astype(jnp.int32)
+    return correlate(images, disk_kernel(value), reach, True)
 
 
 def motion_kernel(length, angle, *, max_radius=MOTION_RADIUS):
@@ -198,15 +296,27 @@ def motion_kernel(length, angle, *, max_radius=MOTION_RADIUS):
     return weight / jnp.sum(weight)
 
 
-@randomness.per_image
 def motion_blur(key, images, *, value, angle=None):
     """A line of `value` pixels (at most 10) at `angle` degrees.
 
     Without an angle, each image draws an integer one, uniform in 0..180.
     """
+    flat = images.reshape(-1, *images.shape[-3:])
     if angle is None:
-        angle = jax.random.randint(key, (), 0, 181)
-    return correlate(images, motion_kernel(value, angle))
+        keys = randomness.image_keys(key, images).reshape(-1)
+        angles = jax.vmap(lambda key: jax.random.randint(key, (), 0, 181))(keys)
+    else:
+        angles = jnp.broadcast_to(angle, len(flat))
+    kernels = jax.vmap(motion_kernel, (None, 0))(value, angles)
+    # The line's end, and what is nearer than 1 to it; 1e-3 covers rounding. The
+    # largest of all images, as a loop of a number for each runs that often, too.
+    half = (jnp.maximum(value, 1) - 1) / 2
+    rise = half * jnp.max(jnp.abs(jnp.sin(angles * (jnp.pi / 180))), initial=0)
+    reach = jnp.minimum(jnp.ceil(rise + 1e-3), MOTION_RADIUS).astype(jnp.int32)
+    out = jax.vmap(lambda image, kernel: correlate(image, kernel, reach, False))(
+        flat, kernels
+    )
+    return out.reshape(images.shape)
 
 
 def color_diffusion(key, images, *, value):
