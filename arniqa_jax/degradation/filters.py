@@ -182,7 +182,7 @@ def _correlate_by_products(images, half, reach):
             )
         return total
 
-    total = jnp.zeros((*parts.shape[:-2], height, _COLUMNS))
+    total = jnp.zeros_like(parts[..., :height, :_COLUMNS])
     total = jax.lax.fori_loop(0, reach + 1, add_pair, total)
     total = jnp.concatenate(list(total), axis=-1)[..., :width]
     return jnp.moveaxis(total, 0, -1)
