@@ -24,9 +24,9 @@ _BLOCK = 64
 # Columns of a result that one product on a matrix unit gives: with the margins of the
 # lens blur, 128, its width.
 _COLUMNS = 128 - 2 * LENS_RADIUS
-# Of the blurs on a TPU: three passes of bfloat16, which err by 1e-5 at most (one pass
-# by 5e-3; six, as the filters of Lab have them, whose errors are scaled up, by 1e-7).
-_PRECISION = jax.lax.Precision.HIGH
+# float32 products. With less, a GPU computes in TF32, which errs by 7e-4 here (seen on an
+# H200), and a TPU in passes of bfloat16.
+_PRECISION = jax.lax.Precision.HIGHEST
 
 
 def gaussian_band(size, sigma, *, max_radius, radius=None):
@@ -47,7 +47,7 @@ def gaussian_band(size, sigma, *, max_radius, radius=None):
     return inside.at[:, -1].add(jnp.sum(kernel[:, max_radius + size :], axis=1))
 
 
-def filter_planes(planes, rows, columns, *, reach, precision=jax.lax.Precision.HIGHEST):
+def filter_planes(planes, rows, columns, *, reach, precision=_PRECISION):
     """Return rows @ plane @ columns.T for every plane (..., H, W).
 
     The matrices are zero farther than `reach` from the diagonal.
@@ -234,9 +234,7 @@ def gaussian_blur(key, images, *, value):
     """Gaussian of standard deviation `value` pixels (at most 5), cut at 2 sigma."""
     del key
     planes = jnp.moveaxis(images, -1, -3)
-    planes = gaussian_planes(
-        planes, value, max_radius=GAUSSIAN_RADIUS, precision=_PRECISION
-    )
+    planes = gaussian_planes(planes, value, max_radius=GAUSSIAN_RADIUS)
     return jnp.moveaxis(planes, -3, -1)
 
 

@@ -48,9 +48,7 @@ def _edge_mask(gray):
     # The square root has no gradient at 0, where flat areas lie.
     flat = square == 0
     magnitude = jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, square)))
-    mask = filters.gaussian_planes(
-        magnitude, 4.0, max_radius=8, radius=8, precision=jax.lax.Precision.DEFAULT
-    )
+    mask = filters.gaussian_planes(magnitude, 4.0, max_radius=8, radius=8)
     low, high = jnp.min(mask), jnp.max(mask)
     return (mask - low) / jnp.where(high > low, high - low, 1.0)
 
