@@ -24,8 +24,8 @@ _BLOCK = 64
 # Columns of a result that one product on a matrix unit gives: with the margins of the
 # lens blur, 128, its width.
 _COLUMNS = 128 - 2 * LENS_RADIUS
-# float32 products. With less, a GPU computes in TF32, which errs by 7e-4 here (seen on an
-# H200), and a TPU in passes of bfloat16.
+# Products in float32. With less, a GPU computes in TF32, whose error is 7e-4 here (seen
+# on an H200), and a TPU computes in passes of bfloat16.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
