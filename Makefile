@@ -22,7 +22,7 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/shellcheck launch/*.sh .ci/run
+	$(VENV)/bin/shellcheck launch/*.sh benchmarks/*.sh .ci/run
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from arniqa_jax.model import batch_norm, convolution, resnet, winograd
+from arniqa_jax.model import batch_norm, convolution, cpu_kernels, plain, resnet
 
 
 def _value_and_gradients(function, *arguments):
@@ -34,33 +34,39 @@ def _plain_convolution(x, kernel, stride=1):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("reverse_only", [False, True])
 @pytest.mark.parametrize("side", [8, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", [(3, 12), (12, 3)])
 @pytest.mark.parametrize("size", [1, 3])
-def test_convolution(size, channels, stride, side):
+def test_convolution(size, channels, stride, side, reverse_only):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, side, side, channels[0])).astype(np.float32)
     kernel = rng.normal(size=(size, size, *channels)).astype(np.float32)
 
     _assert_equal(
         _value_and_gradients(
-            lambda x, k: convolution.convolve(x, k, stride), x, kernel
+            lambda x, k: convolution.convolve(x, k, stride, reverse_only=reverse_only),
+            x,
+            kernel,
         ),
         _value_and_gradients(lambda x, k: _plain_convolution(x, k, stride), x, kernel),
     )
 
 
+@pytest.mark.parametrize("reverse_only", [False, True])
 @pytest.mark.parametrize(
     ("stride", "sides"), [(1, (8, 8)), (1, (7, 9)), (2, (14, 14)), (2, (13, 17))]
 )
-def test_a_convolution_in_winograds_form(stride, sides):
+def test_a_convolution_in_winograds_form(stride, sides, reverse_only):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *sides, 64)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 64, 65)).astype(np.float32)
     _assert_equal(
         _value_and_gradients(
-            lambda x, k: convolution.convolve(x, k, stride), x, kernel
+            lambda x, k: convolution.convolve(x, k, stride, reverse_only=reverse_only),
+            x,
+            kernel,
         ),
         _value_and_gradients(lambda x, k: _plain_convolution(x, k, stride), x, kernel),
     )
@@ -71,7 +77,9 @@ def test_a_stem_whose_gradient_is_products():
     x = rng.normal(size=(2, 15, 14, 3)).astype(np.float32)
     kernel = rng.normal(size=(7, 7, 3, 64)).astype(np.float32)
     _assert_equal(
-        _value_and_gradients(lambda x, k: convolution.convolve(x, k, 2), x, kernel),
+        _value_and_gradients(
+            lambda x, k: convolution.convolve(x, k, 2, reverse_only=True), x, kernel
+        ),
         _value_and_gradients(lambda x, k: _plain_convolution(x, k, 2), x, kernel),
     )
 
@@ -82,7 +90,7 @@ def test_winograds_form_of_any_size(sides, stride):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *sides, 3)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 2)).astype(np.float32)
-    got = winograd.convolve(x, kernel, stride)
+    got = cpu_kernels.winograd(x, kernel, stride)
     expected = _plain_convolution(x, kernel, stride)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -112,7 +120,9 @@ def test_winograds_form_is_of_cpus_alone(platform, stride, products):
 def test_gradients_as_products_are_of_cpus_alone(platform, of, stride, products):
     shapes = {"x": (2, 14, 14, 64), "kernel": (3, 3, 64, 64)}
     gradient = jax.grad(
-        lambda arrays: convolution.convolve(arrays["x"], arrays["kernel"], stride).sum()
+        lambda arrays: convolution.convolve(
+            arrays["x"], arrays["kernel"], stride, reverse_only=True
+        ).sum()
     )
     structs = {
         name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()
@@ -149,20 +159,20 @@ def test_a_convolution_starts_as_one_of_linen(size):
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 2)])
-@pytest.mark.parametrize("form", [convolution._shifted_maxima, convolution.max_pool])
+@pytest.mark.parametrize("form", [cpu_kernels.max_pool, convolution.max_pool])
 def test_max_pool(form, shape):
     # Few different values, so that nearly every window has a tie.
     x = np.random.default_rng(0).integers(-2, 2, shape).astype(np.float32)
     _assert_equal(
         _value_and_gradients(form, x),
-        _value_and_gradients(convolution._window_maxima, x),
+        _value_and_gradients(plain.max_pool, x),
     )
 
 
 def test_max_pool_passes_on_what_is_not_a_number():
     x = np.zeros((1, 4, 4, 1), np.float32)
     x[0, 1, 1] = np.nan
-    expected = np.isnan(convolution._window_maxima(x))
+    expected = np.isnan(plain.max_pool(x))
     assert expected.sum() == 4
     np.testing.assert_array_equal(np.isnan(convolution.max_pool(x)), expected)
 
@@ -181,9 +191,9 @@ def test_batch_norm_and_relu(groups):
             "batch_stats": {"mean": jnp.zeros(3), "var": jnp.ones(3)},
         }
         y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
-        return batch_norm.relu(y)
+        return nn.relu(y)
 
-    def plain(x, scale, bias):
+    def derived(x, scale, bias):
         grouped = x.reshape(groups, -1, 3)
         mean = grouped.mean(1, keepdims=True)
         deviation = jnp.sqrt(grouped.var(1, keepdims=True) + 1e-5)
@@ -193,7 +203,8 @@ def test_batch_norm_and_relu(groups):
 
     arguments = (x, scale, bias)
     _assert_equal(
-        _value_and_gradients(ours, *arguments), _value_and_gradients(plain, *arguments)
+        _value_and_gradients(ours, *arguments),
+        _value_and_gradients(derived, *arguments),
     )
 
 
@@ -222,6 +233,21 @@ def test_rematerialisation_changes_memory_only():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         *results.values(),
     )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_forward_mode_agrees_with_reverse_mode(size, stride):
+    rng = np.random.default_rng(0)
+    x, direction = rng.normal(size=(2, 2, 8, 8, 64)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 64, 64)).astype(np.float32)
+
+    def total(x):
+        return jnp.sum(jnp.square(convolution.convolve(x, kernel, stride)))
+
+    _, forward = jax.jvp(total, (x,), (direction,))
+    reverse = jnp.sum(jax.grad(total)(x) * direction)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
