@@ -1,0 +1,95 @@
+"""The step as a TPU gets it: what it costs there, and none of the forms for XLA:CPU.
+
+The compiler for TPUs is in `libtpu`, which `.ci/run` installs. Where it is missing, the
+test that needs it is skipped.
+"""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from arniqa_jax.model import cpu_kernels, losses, simclr
+
+_ROOT = pathlib.Path(__file__).parents[1]
+# Of the step below for four chips (v5e:2x2), by libtpu 0.0.42.1. The bytes are those
+# that the compiler counts; temporaries and code are those of one chip.
+_RECORDED = {
+    "compiler_bytes": 1.656e9,
+    "temporaries": 30.9e6,
+    "program_bytes": 31.9e6,
+}
+_DRIFT = 0.1
+# One for each BatchNorm and direction, the gradients, the sums of the loss and of the
+# metrics; and the gathers of the embeddings for NT-Xent, forward and backward.
+_COLLECTIVES = {"all-reduce": 37, "all-gather": 2}
+
+
+def _lowered(platform: str) -> jax.stages.Lowered:
+    """Return the gradient of the loss through ResNet-18, lowered for a platform."""
+    model = simclr.SimCLR(arch="resnet18")
+    variables = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    )
+
+    @jax.jit
+    def gradient(variables, view_a, view_b):
+        def loss(params):
+            statistics = variables["batch_stats"]
+            a, b, _ = simclr.embed_views(model, params, statistics, view_a, view_b)
+            return losses.nt_xent(a, b)
+
+        return jax.grad(loss)(variables["params"])
+
+    view = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
+    traced = gradient.trace(variables, view, view)
+    return traced.lower(lowering_platforms=(platform,))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_forms_for_the_cpu_are_in_its_program_alone(platform):
+    """By the source lines that the operations of a program come from."""
+    text = _lowered(platform).as_text(debug_info=True)
+    source = pathlib.Path(cpu_kernels.__file__).name
+    assert (source in text) == (platform == "cpu")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_convolutions_of_an_accelerator_are_convolutions(platform):
+    text = _lowered(platform).as_text()
+    # 20 of them, with two gradients each; the images need none.
+    assert text.count("stablehlo.convolution") == 3 * 20 - 1
+    # The projector's two layers, also with two gradients; the similarities of NT-Xent
+    # and their gradient, as three.
+    assert text.count("stablehlo.dot_general") == 3 * 2 + 3
+
+
+def test_the_step_that_libtpu_compiles(tmp_path):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: no compiler for TPUs")
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/accelerators.py", "--target=v5e:2x2"),
+            *("--config=configs/pretrain.py", "--config.model.arch=resnet18"),
+            *("--config.model.dtype=bfloat16", "--config.data.patch_size=64"),
+            *("--config.train.batch_size=16", "--what=step", "--nobundles"),
+            f"--json={file}",
+        ],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    step = json.loads(file.read_text())["programs"]["step"]
+    figures = {**step, **step["memory"]}
+    for name, recorded in _RECORDED.items():
+        assert figures[name] == pytest.approx(recorded, rel=_DRIFT), name
+    numbers = {kind: found["count"] for kind, found in step["collectives"].items()}
+    assert numbers == _COLLECTIVES
