@@ -14,7 +14,7 @@ idle. Two samples of a batch rarely share their distortion: of N samples, each p
 has about 0.6 N distortions to do, over 24 kinds. On a CPU core 1 is best: at 64
 samples a tile of 4 costs 2.5 times as much (benchmarks/degradation.py), for its waste
 and for the slices that `vmap` turns into gathers. A TPU core is filled by the crops of
-one sample: bundles per crop do not fall with the tile. On an H200, 64 samples take 21.9,
+one sample: bundles per crop do not fall with the tile. On an H200 64 samples take 21.9,
 16.4, 16.2 and 20.0 ms with a tile of 1, 2, 4 and 8 (benchmarks/on_gpu.sh), so it is 4.
 
 Everything is a function of the sample and its key alone: results do not depend on the
