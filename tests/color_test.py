@@ -1,9 +1,7 @@
 """Colour spaces against scikit-image and their own inverses."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from skimage import color as oracle
 
 from arniqa_jax.degradation import color
@@ -38,21 +36,6 @@ def test_transfer_curves_are_inverse():
     np.testing.assert_allclose(color.srgb_from_linear(linear), x, atol=1e-6)
     expected = np.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
     np.testing.assert_allclose(linear, expected, atol=5e-7)
-
-
-@pytest.mark.parametrize("numerator, root, low", [(12, 5, 0.09), (1, 3, 0.003)])
-def test_power_by_newton(numerator, root, low):
-    """Within some last bits, with its gradient, over the range of use and beyond."""
-    x = np.geomspace(low, 4, 10_000).astype(np.float32)
-    exact = x.astype(float)
-
-    def power(x):
-        return color._power_by_newton(x, numerator, root)
-
-    exponent = numerator / root
-    np.testing.assert_allclose(power(jnp.asarray(x)), exact**exponent, rtol=1e-6)
-    slope = jax.vmap(jax.grad(power))(x)
-    np.testing.assert_allclose(slope, exponent * exact ** (exponent - 1), rtol=2e-6)
 
 
 def test_ycbcr_difference():

@@ -129,9 +129,9 @@ def test_forms_of_correlation_agree(shape):
     for mirrored in (False, True):
         if mirrored:
             kernel += kernel[::-1]
-        half = filters._half(kernel, mirrored)
-        sums = filters._correlate_interleaved(images, half, 5, mirrored)
-        products = filters._correlate_by_products(images, half, 5)
+        form = filters._correlate_mirrored if mirrored else filters._correlate_by_rows
+        sums = form(images, kernel, 5)
+        products = filters._correlate_by_products(images, kernel, 5, mirrored)
         np.testing.assert_allclose(products, sums, atol=1e-6)
         flat = images.reshape(-1, *shape[-3:])[0]
         first = np.asarray(sums).reshape(-1, *shape[-3:])[0]

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The bits of 1.0, minus what makes the linear guess of a logarithm right on average.
-_BITS_OF_ONE = 0x3F800000 - 0.0450465 * 2**23
 # Rows X, Y, Z of linear sRGB, and back (kornia `rgb_to_xyz`, `xyz_to_rgb`).
 _XYZ_FROM_RGB = np.array(
     [
@@ -41,59 +39,42 @@ _RGB_FROM_YCBCR = np.array(
 )
 
 
-def _power(x, numerator, root):
-    """Return x ** (numerator / root) for float32 x > 0; the root is 3 or 5."""
-    return jax.lax.platform_dependent(
-        x,
-        cpu=lambda x: _power_by_newton(x, numerator, root),
-        default=lambda x: jnp.exp(numerator / root * jnp.log(x)),
-    )
-
-
-def _power_by_newton(x, numerator, root):
-    """Return x ** (numerator / root) by products and sums.
-
-    exp and log cost several times that on a CPU; a TPU has units for them. With
-    r = x ** (-1 / root), the bits of a float are nearly its logarithm, so dividing
-    them gives r within some per cent. Two steps of Newton's method, with its
-    second-order term, follow.
-    """
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32).astype(jnp.float32)
-    bits = (_BITS_OF_ONE * (1 + 1 / root) - bits / root).astype(jnp.int32)
-    r = jax.lax.bitcast_convert_type(bits, jnp.float32)
-    for _ in range(2):
-        # The exact root is r * (1 - rest) ** (-1 / root); this is its series.
-        rest = 1 - x * r**root
-        r *= 1 + rest / root + (root + 1) / (2 * root**2) * rest**2
-    # One more step on the root itself takes the rounding of r away.
-    near = r ** (root - 1)
-    y = x * near
-    y += near / root * (x - y**root)
-    return x ** (numerator // root) * y ** (numerator % root)
+def _power(x, exponent):
+    """x ** exponent for x > 0; as exp and log, which XLA:CPU vectorises, unlike pow."""
+    return jnp.exp(exponent * jnp.log(x))
 
 
 def _mix(matrix, planes):
     """Return the colour matrix (3, 3) times planes (3, ...).
 
-    The barrier keeps XLA from fusing the powers before it into each of the three sums,
-    where they would be computed three times over. A matrix product with 3 columns
-    would leave a matrix unit idle.
+    Nothing may fuse the powers before it into each of the three sums, where they would
+    be computed three times over. A barrier keeps the compilers for accelerators from
+    it, and a matrix product XLA:CPU, which drops barriers. On a TPU a product with 3
+    columns would leave the matrix unit idle.
     """
-    red, green, blue = jax.lax.optimization_barrier(planes)
-    return jnp.stack([a * red + b * green + c * blue for a, b, c in matrix.tolist()])
+
+    def product(planes):
+        precision = jax.lax.Precision.HIGHEST
+        return jnp.tensordot(jnp.float32(matrix), planes, (1, 0), precision=precision)
+
+    def sums(planes):
+        red, green, blue = jax.lax.optimization_barrier(planes)
+        rows = [a * red + b * green + c * blue for a, b, c in matrix.tolist()]
+        return jnp.stack(rows)
+
+    return jax.lax.platform_dependent(planes, cpu=product, default=sums)
 
 
 def linear_from_srgb(x):
     """Undoes the sRGB transfer curve; x in [0, 1]."""
     # The maximum keeps the unused branch, and so the gradient, finite.
-    curved = _power((jnp.maximum(x, 0.04045) + 0.055) / 1.055, 12, 5)
+    curved = _power((jnp.maximum(x, 0.04045) + 0.055) / 1.055, 2.4)
     return jnp.where(x > 0.04045, curved, x / 12.92)
 
 
 def srgb_from_linear(x):
     """Applies the sRGB transfer curve; x may leave [0, 1]."""
-    cube_root = _power(jnp.maximum(x, 0.0031308), 1, 3)
-    curved = 1.055 * cube_root * jnp.sqrt(jnp.sqrt(cube_root)) - 0.055  # x ** (5 / 12)
+    curved = 1.055 * _power(jnp.maximum(x, 0.0031308), 1 / 2.4) - 0.055
     return jnp.where(x > 0.0031308, curved, 12.92 * x)
 
 
@@ -111,7 +92,7 @@ def lab_roots(images):
     """
     planes = linear_from_srgb(jnp.moveaxis(images, -1, 0))
     ratios = _mix(_RATIOS_FROM_RGB, planes)
-    roots = _power(jnp.maximum(ratios, 0.008856), 1, 3)
+    roots = _power(jnp.maximum(ratios, 0.008856), 1 / 3)
     return jnp.where(ratios > 0.008856, roots, 7.787 * ratios + 4 / 29)
 
 

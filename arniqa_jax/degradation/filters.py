@@ -110,10 +110,12 @@ def correlate(images, kernel, reach, mirrored):
     which makes the number of rounds dynamic. If `mirrored`, the kernel is equal upside
     down, and rows at equal distance share their weights.
     """
-    half = _half(kernel, mirrored)
-    interleaved = functools.partial(_correlate_interleaved, mirrored=mirrored)
     return jax.lax.platform_dependent(
-        images, half, reach, cpu=interleaved, default=_correlate_by_products
+        images,
+        kernel,
+        reach,
+        cpu=_correlate_mirrored if mirrored else _correlate_by_rows,
+        default=functools.partial(_correlate_by_products, mirrored=mirrored),
     )
 
 
@@ -124,8 +126,8 @@ def _correlate_jvp(mirrored, primals, tangents):
     images_dot, kernel_dot, _ = tangents
 
     def whole(images, kernel):
-        half = _half(kernel, mirrored)
-        return _correlate_interleaved(images, half, kernel.shape[0] // 2, mirrored)
+        form = _correlate_mirrored if mirrored else _correlate_by_rows
+        return form(images, kernel, kernel.shape[0] // 2)
 
     _, out_dot = jax.jvp(whole, (images, kernel), (images_dot, kernel_dot))
     return correlate(images, kernel, reach, mirrored), out_dot
@@ -143,7 +145,7 @@ def _half(kernel, mirrored):
     return jnp.stack([below, above])
 
 
-def _correlate_by_products(images, half, reach):
+def _correlate_by_products(images, kernel, reach, mirrored):
     """Return the correlation as matrix products, for a matrix unit.
 
     Planes (3, ..., H, W) are cut into blocks of columns. A row of the kernel is a
@@ -151,7 +153,8 @@ def _correlate_by_products(images, half, reach):
     own. Two rows of the kernel, at equal distance from the middle, are one product.
     """
     height, width, _ = images.shape[-3:]
-    radius = half.shape[1] - 1
+    radius = kernel.shape[0] // 2
+    half = _half(kernel, mirrored)
     blocks = -(-width // _COLUMNS)
     planes = jnp.moveaxis(images, -1, 0)
     extra = blocks * _COLUMNS - width
@@ -188,34 +191,56 @@ def _correlate_by_products(images, half, reach):
     return jnp.moveaxis(total, 0, -1)
 
 
-def _correlate_interleaved(images, half, reach, mirrored):
-    """Return the correlation by shifted sums; XLA:CPU vectorises them."""
+def _correlate_by_rows(images, kernel, reach):
+    """Return the correlation by shifted sums, two rows of the kernel at a time.
+
+    XLA:CPU vectorises a loop body of this many terms, and not one of a single row. All
+    rows take their turn: skipping some brings nothing.
+    """
+    del reach
     height = images.shape[-3]
-    radius = half.shape[1] - 1
+    size = kernel.shape[0]
+    padded = _padded_rows(images, size // 2, extra=1)
+    kernel = jnp.pad(kernel, ((0, 1), (0, 0)))  # a last row of zeros
+
+    def add_rows(index, total):
+        band = jax.lax.dynamic_slice_in_dim(padded, 2 * index, height + 1, axis=-2)
+        for row in range(2):
+            part = band[..., row : row + height, :]
+            total += _correlate_rows(part, kernel[2 * index + row])
+        return total
+
+    total = jnp.zeros_like(images).reshape(*images.shape[:-2], -1)
+    total = jax.lax.fori_loop(0, (size + 1) // 2, add_rows, total)
+    return total.reshape(images.shape)
+
+
+def _correlate_mirrored(images, kernel, reach):
+    """Return the correlation by shifted sums, for a mirrored kernel."""
+    height = images.shape[-3]
+    radius = kernel.shape[0] // 2
     padded = _padded_rows(images, radius)
+    half = _half(kernel, mirrored=True)[0]
 
     def add_pair(distance, total):
         below, above = (
             jax.lax.dynamic_slice_in_dim(padded, start, height, axis=-2)
             for start in (radius + distance, radius - distance)
         )
-        if mirrored:
-            return total + _correlate_rows(above + below, half[0, distance])
-        total += _correlate_rows(below, half[0, distance])
-        return total + _correlate_rows(above, half[1, distance])
+        return total + _correlate_rows(above + below, half[distance])
 
     total = jnp.zeros_like(images).reshape(*images.shape[:-2], -1)
     total = jax.lax.fori_loop(0, reach + 1, add_pair, total)
     return total.reshape(images.shape)
 
 
-def _padded_rows(images, radius):
-    """Rows (..., H + 2 radius, 3 (W + 2 radius)), borders replicated.
+def _padded_rows(images, radius, *, extra=0):
+    """Rows (..., H + 2 radius + extra, 3 (W + 2 radius)), borders replicated.
 
     Channels are interleaved, so a shift by a pixel is a shift by three.
     """
     lead = [(0, 0)] * (images.ndim - 3)
-    margins = [*lead, (radius, radius), (radius, radius), (0, 0)]
+    margins = [*lead, (radius, radius + extra), (radius, radius), (0, 0)]
     padded = jnp.pad(images, margins, "edge")
     return padded.reshape(*padded.shape[:-2], -1)
 
