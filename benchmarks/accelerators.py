@@ -130,18 +130,6 @@ def _advice(target: targets.Target, record: dict) -> str:
     return f"{record['error']}; train.batch_size={pairs * devices} fits"
 
 
-def compile_step(config, target: targets.Target, devices: int | None = None):
-    """Return the compiled training step of a config.
-
-    `targets.prepare(target)` has to come before it. For its figures, see
-    `measure.summary(compiled, target.chip)`.
-    """
-    from accelerator import measure, programs
-
-    program = programs.step(config, target.mesh(devices))
-    return measure.compile_program(program)[0]
-
-
 def _programs(wanted: list[str]) -> list[str]:
     """Return the names of the programs that --what asks for.
 

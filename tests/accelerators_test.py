@@ -18,6 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 from accelerator import bundles, costs, draws, fit, hlo, measure, targets
 
 from arniqa_jax import degradation, errors
+from arniqa_jax.degradation import jitter
 from arniqa_jax.degradation.catalogue import CATALOGUE
 from configs import pretrain
 
@@ -272,7 +273,10 @@ def test_mean_trips_are_those_of_the_levels():
     weights = np.exp(-((np.arange(5) / 2.5) ** 2) / 2)
     patches = (weights * [20, 40, 60, 80, 100]).sum() / weights.sum()
     np.testing.assert_allclose(drawn.mean_trips("non_eccentricity_patch"), patches)
-    np.testing.assert_allclose(sum(drawn.branch_shares("jitter", 3)), 1)
+    shares = drawn.branch_shares("jitter", len(jitter.WINDOWS))
+    np.testing.assert_allclose(sum(shares), 1)
+    # The smallest window takes levels 1 and 2, each other window takes one level.
+    np.testing.assert_allclose(shares[1:], drawn.levels[2:])
 
 
 @pytest.mark.parametrize("tile", [1, 4])

@@ -143,11 +143,8 @@ def test_forms_of_products_agree():
     rows, columns = (
         filters.gaussian_band(size, 3.0, max_radius=10) for size in planes.shape[-2:]
     )
-    precision = jax.lax.Precision.HIGHEST
-    whole = filters._filter_whole(planes, rows, columns, precision=precision)
-    blocks = filters._filter_by_blocks(
-        planes, rows, columns, reach=10, precision=precision
-    )
+    whole = filters._filter_whole(planes, rows, columns)
+    blocks = filters._filter_by_blocks(planes, rows, columns, reach=10)
     np.testing.assert_allclose(blocks, whole, atol=1e-6)
 
 

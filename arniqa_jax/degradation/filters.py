@@ -47,7 +47,7 @@ def gaussian_band(size, sigma, *, max_radius, radius=None):
     return inside.at[:, -1].add(jnp.sum(kernel[:, max_radius + size :], axis=1))
 
 
-def filter_planes(planes, rows, columns, *, reach, precision=_PRECISION):
+def filter_planes(planes, rows, columns, *, reach):
     """Return rows @ plane @ columns.T for every plane (..., H, W).
 
     The matrices are zero farther than `reach` from the diagonal.
@@ -56,18 +56,18 @@ def filter_planes(planes, rows, columns, *, reach, precision=_PRECISION):
         planes,
         rows,
         columns,
-        cpu=functools.partial(_filter_by_blocks, reach=reach, precision=precision),
-        default=functools.partial(_filter_whole, precision=precision),
+        cpu=functools.partial(_filter_by_blocks, reach=reach),
+        default=_filter_whole,
     )
 
 
-def _filter_whole(planes, rows, columns, *, precision):
+def _filter_whole(planes, rows, columns):
     """Return the two products as they are: few launches, and large ones."""
-    across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=precision)
-    return jnp.einsum("hk,...kw->...hw", rows, across, precision=precision)
+    across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=_PRECISION)
+    return jnp.einsum("hk,...kw->...hw", rows, across, precision=_PRECISION)
 
 
-def _filter_by_blocks(planes, rows, columns, *, reach, precision):
+def _filter_by_blocks(planes, rows, columns, *, reach):
     """As `_filter_whole`, without most of the zeros.
 
     Each block of the result is a product with a few columns alone: at radius 10, 0.4
@@ -76,12 +76,12 @@ def _filter_by_blocks(planes, rows, columns, *, reach, precision):
     across = jnp.zeros_like(planes)
     for block, source in _blocks(planes.shape[-1], reach):
         band, part = columns[block, source], planes[..., source]
-        product = jnp.einsum("...hk,wk->...hw", part, band, precision=precision)
+        product = jnp.einsum("...hk,wk->...hw", part, band, precision=_PRECISION)
         across = across.at[..., block].set(product)
     down = jnp.zeros_like(planes)
     for block, source in _blocks(planes.shape[-2], reach):
         band, part = rows[block, source], across[..., source, :]
-        product = jnp.einsum("hk,...kw->...hw", band, part, precision=precision)
+        product = jnp.einsum("hk,...kw->...hw", band, part, precision=_PRECISION)
         down = down.at[..., block, :].set(product)
     return down
 
@@ -93,13 +93,13 @@ def _blocks(size, reach):
         yield slice(start, stop), slice(max(start - reach, 0), min(stop + reach, size))
 
 
-def gaussian_planes(planes, sigma, *, max_radius, radius=None, **options):
+def gaussian_planes(planes, sigma, *, max_radius, radius=None):
     """Filters planes (..., H, W) by a Gaussian; see `gaussian_band`."""
     rows, columns = (
         gaussian_band(size, sigma, max_radius=max_radius, radius=radius)
         for size in planes.shape[-2:]
     )
-    return filter_planes(planes, rows, columns, reach=max_radius, **options)
+    return filter_planes(planes, rows, columns, reach=max_radius)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -150,7 +150,7 @@ def _correlate_by_products(images, kernel, reach, mirrored):
 
     Planes (3, ..., H, W) are cut into blocks of columns. A row of the kernel is a
     banded matrix, the same for all blocks, from the padded columns of a block to its
-    own. Two rows of the kernel, at equal distance from the middle, are one product.
+    own. A round takes the two rows of the kernel at one distance from the middle.
     """
     height, width, _ = images.shape[-3:]
     radius = kernel.shape[0] // 2

@@ -66,8 +66,8 @@ def convolve(
       kernel_HWIO: (K, K, I, O), of the same dtype.
       stride: of both axes.
       precision: of float32 products on an accelerator, see `simclr.SimCLR`.
-      reverse_only: whether reverse-mode derivatives are enough. They then take a third
-        of the time on a CPU, and JAX cannot differentiate in forward mode.
+      reverse_only: whether reverse-mode derivatives are enough. They are then faster on
+        a CPU, and JAX cannot differentiate in forward mode.
     """
     fast = cpu_kernels.convolve_reverse_only if reverse_only else cpu_kernels.convolve
     return lax.platform_dependent(

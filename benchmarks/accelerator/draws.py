@@ -11,12 +11,12 @@ _TRIPS = {
     "non_eccentricity_patch": lambda value: value,
     "color_block": lambda value: value,
     "lens_blur": lambda value: value + 1,
-    "motion_blur": lambda value: value + 1,
+    "motion_blur": lambda value: (value + 1) / 2,  # a vertical line; others less
 }
 # Of the level index; `chain.draw_chains` draws it from a normal cut at 0.
 _LEVEL_DEVIATION = 2.5
 # Levels (from 0) for which each branch of a switch inside of a distortion runs.
-_SWITCHES = {"jitter": ((0, 1, 2), (3,), (4,))}
+_SWITCHES = {"jitter": ((0, 1), (2,), (3,), (4,))}
 
 
 @dataclasses.dataclass(frozen=True)
