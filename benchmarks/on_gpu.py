@@ -1,7 +1,8 @@
 """Everything that has to be seen on a GPU, in one command of at most 8 minutes.
 
     benchmarks/on_gpu.sh [--output=FILE.json] [--minutes=8] [--parts=golden,step]
-        [--photos=FOLDER] [--config=configs/pretrain.py] [--small]
+        [--photos=FOLDER] [--config=configs/pretrain.py] [--pairs=64,16,256]
+        [--small]
 
 The parts run in order of value, each in a process of its own with a time limit: what
 the parts before leave of the time, less what the parts behind need. The JSON file is
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(RESERVED))
     parser.add_argument("--photos", default="", help="default: the built-in ones")
     parser.add_argument("--config", default="configs/pretrain.py")
+    parser.add_argument("--pairs", default="", help="of the step: 64,16,256")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=RESERVED, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
@@ -155,6 +157,7 @@ def _start_part(
     """Run one part as a process; return its status and its error, empty if none."""
     command = [sys.executable, __file__, f"--part={part}", f"--seconds={seconds}"]
     command += [f"--photos={arguments.photos}", f"--config={arguments.config}"]
+    command += [f"--pairs={arguments.pairs}"]
     command += ["--small"] * arguments.small
     killed = threading.Event()
     with tempfile.TemporaryFile("w+") as errors:
@@ -206,6 +209,7 @@ def _run_part(arguments: argparse.Namespace) -> int:
         config=arguments.config,
         photos=arguments.photos,
         small=arguments.small,
+        pairs=tuple(int(size) for size in arguments.pairs.split(",") if size),
         end=time.monotonic() + arguments.seconds,
     )
     for name, value in on_gpu_parts.PARTS[arguments.part](settings):

@@ -40,12 +40,14 @@ class Settings(NamedTuple):
       photos: folder of photographs; empty for the built-in ones.
       small: whether small numbers are asked for, to try everything on a CPU.
       end: when the part is stopped, by `time.monotonic`.
+      pairs: numbers of pairs that the step is measured with; empty for the usual ones.
     """
 
     config: str
     photos: str
     small: bool
     end: float
+    pairs: tuple[int, ...] = ()
 
 
 # --- Are the values right? ----------------------------------------------------------

@@ -39,7 +39,7 @@ def changes(settings) -> list[str]:
 
 def step_parts(settings) -> Iterator[tuple[str, object]]:
     """Degradation, encoder and input for all combinations; the step for some."""
-    sizes = (2, 4) if settings.small else (64, 16, 256)
+    sizes = settings.pairs or ((2, 4) if settings.small else (64, 16, 256))
     tiles = (1,) if settings.small else (1, 2, 4, 8)
     work = Workload(settings, max(sizes))
     pace = _Pace(settings.end)

@@ -81,6 +81,7 @@ ARCHITECTURES = {
     "resnet18": Architecture(BasicBlock, (2, 2, 2, 2), 64),
     "resnet34": Architecture(BasicBlock, (3, 4, 6, 3), 64),
     "resnet50": Architecture(Bottleneck, (3, 4, 6, 3), 64),
+    "small": Architecture(BasicBlock, (1, 1, 1, 1), 32),  # 1.2 M parameters
     "tiny": Architecture(BasicBlock, (1, 1, 1, 1), 8),  # for tests
 }
 
