@@ -84,7 +84,7 @@ def _is_small(rows, columns):
     return max(rows, columns) <= _SMALL
 
 
-def _synthesis_norms(levels):
+def synthesis_norms(levels):
     """L2 norms of the one-dimensional synthesis functions: (low, high) per level.
 
     An error of 1 in a coefficient of a band is an error of (product of its two norms)^2
@@ -105,7 +105,7 @@ def analyse(x_mHW: jax.Array, levels: int) -> list[Sheet]:
     The bands of a level are HL (high across, low down), LH and HH; levels go from fine
     to coarse, and the last band of the last sheet is the remaining low one.
     """
-    norms = _synthesis_norms(levels)
+    norms = synthesis_norms(levels)
     sizes = _level_sizes(*x_mHW.shape[1:], levels)
     sheets, small = [], []
     for (height, width), (n_low, n_high) in zip(sizes[:-1], norms, strict=True):
