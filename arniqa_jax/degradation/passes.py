@@ -123,34 +123,37 @@ def cuts_in_two_steps(rates, gains, budget):
     many slopes do not: two steps of 2^8 equal parts do what 16 bisections do, up to
     rounding.
     """
-    rates, gains = (x[:, :, None] for x in (rates, gains))  # passes, n, slopes, blocks
     spent = jnp.where(rates > 0, rates + _HEADER, 0.0)
 
-    def last_pass(slopes):
-        """Return the bits up to the last pass taken, and its index or -1."""
-        best = jnp.zeros((*slopes.shape, rates.shape[-1]))
-        bits, index = best, jnp.full(best.shape, -1, jnp.int32)
-        for i in range(len(rates)):
-            value = gains[i] - slopes[..., None] * rates[i]
-            take = value > best
-            best = jnp.where(take, value, best)
-            bits = jnp.where(take, spent[i], bits)
-            index = jnp.where(take, i, index)
-        return bits, index
+    def at_best(slopes, of_pass, of_nothing):
+        """Return `of_pass` (passes, n or 1, 1, blocks or 1) at the last pass taken."""
+        value = gains[:, :, None] - slopes[None, :, :, None] * rates[:, :, None]
+        of_pass = jnp.broadcast_to(of_pass, value.shape)
+
+        def first_best(one, other):
+            better = (one[0] > other[0]) | ((one[0] == other[0]) & (one[2] <= other[2]))
+            return tuple(
+                jnp.where(better, *pair) for pair in zip(one, other, strict=True)
+            )
+
+        order = jax.lax.broadcasted_iota(jnp.int32, value.shape, 0)
+        best, chosen, _ = jax.lax.reduce(
+            (value, of_pass, order), (0.0, 0.0, len(value)), first_best, (0,)
+        )
+        # The best value is used here: XLA may round one without a use to bfloat16.
+        return jnp.where(best > 0, chosen, of_nothing)
 
     parts = 2 ** (_STEPS // 2)
-    low = _highest(rates[:, :, 0], gains[:, :, 0])[:, None] - _RANGE
+    low = _highest(rates, gains)[:, None] - _RANGE
     width = _RANGE
     for _ in range(2):
         width /= parts
-        bits, _ = last_pass(
-            jnp.exp2(low + width * np.arange(1, parts, dtype=np.float32)[None])
-        )
-        exceeds = bits.sum(-1) > budget[:, None]
+        slopes = jnp.exp2(low + width * np.arange(1, parts, dtype=np.float32)[None])
+        exceeds = at_best(slopes, spent[:, :, None], 0.0).sum(-1) > budget[:, None]
         low += width * exceeds.sum(-1, keepdims=True)
-    index = last_pass(jnp.exp2(low + width))[1][:, 0]
-    cut = 4 * (PLANES - 1 - index // 3) + index % 3
-    return jnp.where(index < 0, NOTHING, cut)
+    cuts = np.array([4 * p + i for p in reversed(range(PLANES)) for i in range(3)])
+    cuts = cuts.astype(np.float32).reshape(-1, 1, 1, 1)
+    return at_best(jnp.exp2(low + width), cuts, NOTHING)[:, 0].astype(jnp.int32)
 
 
 def budget(height, width, levels, value):

@@ -105,8 +105,9 @@ def _corner(large, small):
     rows, columns = small.shape[1:]
     missing = large.shape[1] - rows, large.shape[2] - columns
     small = jnp.pad(small, ((0, 0), (0, missing[0]), (0, missing[1])))
-    row, column = (jax.lax.broadcasted_iota(jnp.int32, large.shape, i) for i in (1, 2))
-    return jnp.where((row < rows) & (column < columns), small, large)
+    is_small = (np.arange(large.shape[1]) < rows)[:, None]
+    is_small = is_small & (np.arange(large.shape[2]) < columns)
+    return jnp.where(is_small[None], small, large)
 
 
 def analyse(x_mHW: jax.Array, levels: int) -> jax.Array:
@@ -119,7 +120,7 @@ def analyse(x_mHW: jax.Array, levels: int) -> jax.Array:
         x_mHW = planes[-1][:, : rows.low[level], : columns.low[level]]
     plane = planes.pop()
     while planes:
-        plane = _corner(planes.pop(), plane)
+        plane = jax.lax.dynamic_update_slice(planes.pop(), plane, (0, 0, 0))
     return plane
 
 
