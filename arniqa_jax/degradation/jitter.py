@@ -19,6 +19,7 @@ in flat order: a shift by a pixel then moves along a major axis, which costs not
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arniqa_jax.degradation import randomness
 
@@ -29,6 +30,9 @@ MAX_VALUE = WINDOWS[-1] / randomness.MAX_NORMAL
 # Blocks along each side of an image that is large enough. 8 x 32 blocks of each of 4
 # images fill the 8 x 128 elements of a TPU's register.
 _DOWN, _ACROSS = 8, 32
+# A TPU multiplies matrices faster than it transposes small axes. At the highest
+# precision the product with zeros and ones is exact.
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 def jitter(key, images, *, value):
@@ -155,25 +159,30 @@ class _Blocks:
     def join(self, planes):
         """Return the images of `split`."""
         rows = _order(self.height, self.rows, self.down).T
-        columns = _order(self.width, self.columns, self.across).T
+        columns = _order(self.width, self.columns, self.across)
+        columns = columns.reshape(self.columns, self.across, -1)
         images = [
-            jnp.concatenate(
-                [
-                    planes[:, :, column, :, start : start + self.across]
-                    for column in range(self.columns)
-                ],
-                -1,
-            )
+            jnp.einsum(
+                "crkds,ksw->crdw",
+                planes[..., start : start + self.across],
+                columns,
+                precision=_EXACT,
+            ).reshape(3, -1, self.width)
             for start in range(0, planes.shape[-1], self.across)
         ]
-        planes = jnp.stack(images, 1)
-        planes = planes.reshape(3, self.count, -1, planes.shape[-1])
-        return jnp.moveaxis(_permute(planes, rows, columns), 0, -1)
+        images = [
+            jnp.einsum("ha,caw->chw", rows, image, precision=_EXACT) for image in images
+        ]
+        return jnp.moveaxis(jnp.stack(images), 1, -1)
 
     def normals(self, keys_N):
-        """Return what `randomness.normal` draws for (2, H, W), as (2, *shape)."""
-        seeds = jax.vmap(randomness.seeds)(keys_N)
-        seeds = jnp.repeat(seeds, self.across, 0).T[:, None, None, None, None]
+        """Return what `randomness.normal` draws for (2, H, W), as (ROUNDS, 2, *shape).
+
+        All rounds at once: in a loop, each round would cost the launches.
+        """
+        seeds = jax.vmap(jax.vmap(randomness.seeds))(keys_N)
+        seeds = jnp.repeat(seeds, self.across, 0).T
+        seeds = seeds[:, :, None, None, None, None]
         plane, i, j, row, column = (
             jax.lax.broadcasted_iota(jnp.uint32, (2, *self.shape), axis)
             for axis in range(5)
@@ -182,12 +191,12 @@ class _Blocks:
         column = column % self.across * self.columns + j
         # What hangs over the border gets the number of another pixel, and is cut off.
         counter = (plane * self.height + row) * self.width + column
-        return randomness.normal_at(seeds, counter)
+        return randomness.normal_at(seeds, counter[None])
 
     def surround(self, planes, window):
         """Add `window` pixels around each block: its neighbours', or the border's."""
-        row = jax.lax.broadcasted_iota(jnp.int32, self.shape[2:], 0)
-        column = jax.lax.broadcasted_iota(jnp.int32, self.shape[2:], 1) % self.across
+        row, column = np.indices(self.shape[2:])
+        column %= self.across
         last_pixel = (self.width - 1) % self.columns
         first, last = column == 0, column == self.across - 1
         planes = _surround(planes, 2, window, first, last, last_pixel)
@@ -203,11 +212,8 @@ def _order(size, pixels, blocks):
 
 def _permute(planes, rows, columns):
     """Return `planes` (..., H, W) with 0/1 matrices applied to its last two axes."""
-    # A TPU multiplies matrices faster than it transposes small axes. At the highest
-    # precision the product with zeros and ones is exact.
-    exact = jax.lax.Precision.HIGHEST
-    planes = jnp.einsum("ah,...hw->...aw", rows, planes, precision=exact)
-    return jnp.einsum("...hw,bw->...hb", planes, columns, precision=exact)
+    planes = jnp.einsum("ah,...hw->...aw", rows, planes, precision=_EXACT)
+    return jnp.einsum("...hw,bw->...hb", planes, columns, precision=_EXACT)
 
 
 def _surround(planes, axis, window, first, last, last_pixel):
@@ -244,15 +250,16 @@ def _by_blocks(keys, images_NHWC, value):
     blocks = _Blocks(*images_NHWC.shape[:3])
 
     def make_branch(window):
-        def run(planes, keys, value):
-            def one_round(planes, keys_N):
-                y, x = value * blocks.normals(keys_N)
+        def run(planes, offsets):
+            def one_round(planes, offset):
+                y, x = offset
                 return _hat_sum(blocks.surround(planes, window), y, x, window), None
 
-            return jax.lax.scan(one_round, planes, keys.T)[0]
+            return jax.lax.scan(one_round, planes, offsets)[0]
 
         return run
 
     planes = blocks.split(images_NHWC)
-    planes = _by_window(value, make_branch, planes, keys, value)
+    offsets = value * blocks.normals(keys)
+    planes = _by_window(value, make_branch, planes, offsets)
     return blocks.join(planes)

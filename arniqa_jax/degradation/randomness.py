@@ -51,10 +51,17 @@ def image_noise(key, images):
 def normals(keys, shape):
     """Standard normal float32 (N, *shape) from keys (N,), stored once.
 
-    A loop, because XLA:CPU would fuse what `vmap` gives into each of its readers, and
-    where these read in another order the values are computed again, unvectorised.
+    On a CPU in a loop, because XLA:CPU would fuse what `vmap` gives into each of its
+    readers, and where these read in another order the values are computed again,
+    unvectorised. On an accelerator each step of a loop costs its launches.
     """
-    return jax.lax.map(lambda key: normal(key, shape), keys)
+
+    def one(key):
+        return normal(key, shape)
+
+    return jax.lax.platform_dependent(
+        keys, cpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
+    )
 
 
 def bits(key, shape):
