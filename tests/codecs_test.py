@@ -11,7 +11,8 @@ from PIL import Image
 from skimage import data
 
 from arniqa_jax.degradation import jpeg as jpeg_module
-from arniqa_jax.degradation import wavelet
+from arniqa_jax.degradation import jpeg2000 as jpeg2000_module
+from arniqa_jax.degradation import jpeg2000_products, passes, wavelet, wavelet_products
 from arniqa_jax.degradation.codecs import jpeg, jpeg2000
 
 QUALITIES = (43, 36, 24, 7, 4)
@@ -160,6 +161,40 @@ def test_jpeg2000_at_an_odd_size():
     np.testing.assert_array_equal(to_bytes(output), flat)
 
 
+@pytest.mark.parametrize(
+    ("height", "width"), [(97, 131), (66, 75), (48, 48), (17, 31), (2, 9)]
+)
+def test_jpeg2000_by_products_equals_jpeg2000_by_bands(height, width):
+    """Also where blocks are cut: a sum in another order does not matter here."""
+    rng = np.random.default_rng(width)
+    shape = (height, width, 3)
+    crop = data.astronaut()[100 : 100 + height, 180 : 180 + width]
+    images = [crop, rng.integers(0, 256, shape), 255 * rng.integers(0, 2, shape)]
+    planes = np.moveaxis(np.stack(images).astype(np.int32) - 128, -1, 1)
+    by_products = jax.jit(jpeg2000_products.by_products)
+    by_bands = jax.jit(jpeg2000_module._by_bands)
+    for value in (1, 16, 45, 170):
+        value = np.float32(value)
+        np.testing.assert_array_equal(
+            by_products(planes, value), by_bands(planes, value)
+        )
+
+
+def test_cuts_in_two_steps_equal_the_bisection():
+    rng = np.random.default_rng(0)
+    n, blocks = 40, 31
+    rates = 8 * np.cumsum(rng.integers(0, 60, (24, n, blocks)), 0, dtype=np.float32)
+    gains = np.cumsum(rng.exponential(size=rates.shape), 0, dtype=np.float32)
+    gains *= np.float32(1000)
+    budget = rng.uniform(0, 1.2, n).astype(np.float32) * rates[-1].sum(-1)
+    budget[0] = 0
+    found = np.asarray(jax.jit(passes.cuts_in_two_steps)(rates, gains, budget))
+    expected = np.asarray(jax.jit(passes.cuts)(rates, gains, budget))
+    # Rounding may move a slope past one block of an image.
+    assert (found != expected).mean() < 1e-3
+    assert (found[0] == passes.NOTHING).all()
+
+
 @pytest.mark.parametrize(("codec", "values"), [(jpeg, (43, 4)), (jpeg2000, (16, 45))])
 def test_a_crop_does_not_depend_on_its_company(codec, values):
     images = to_float(photographs(48, 8)).reshape(4, 2, 48, 48, 3)
@@ -207,6 +242,27 @@ def test_wavelet_is_reversible_and_has_the_norms_of_the_standard_filters():
     expected = [1.038, 1.038, 0.7186, 1.592, 1.592, 0.9218, 2.919, 2.919, 1.586]
     np.testing.assert_allclose(norms[:9], expected, rtol=1e-3)
     np.testing.assert_allclose(norms[-1], 21.34, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(66, 75), (33, 64), (5, 9)])
+def test_wavelet_by_products_equals_the_slices_and_is_reversible(shape):
+    levels = min(shape).bit_length() - 1
+    x = np.random.default_rng(0).integers(-128, 128, (2, *shape), np.int32)
+    plane = jax.jit(wavelet_products.analyse, static_argnums=1)(x, levels)
+    restored = wavelet_products.synthesise(plane, *shape, levels)
+    np.testing.assert_array_equal(restored, x)
+    sheets = wavelet.analyse(x, levels)
+    rows, columns = wavelet_products.layout(*shape, levels)
+    high = plane[
+        :,
+        rows.start[1] : rows.start[1] + rows.high[1],
+        columns.start[1] : columns.start[1] + columns.high[1],
+    ]
+    expected = sheets[0].values_mRbC[:, : rows.high[1], 2, : columns.high[1]]
+    np.testing.assert_array_equal(high, expected)
+    # The same coefficients in all, with zeros between them.
+    total = sum(np.abs(sheet.values_mRbC).sum() for sheet in sheets)
+    assert np.abs(plane).sum() == total
 
 
 def test_wavelet_equals_the_lifting_of_the_standard():

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arniqa_jax.degradation import color, photometric, randomness
 
@@ -167,8 +168,9 @@ def _correlate_by_products(images, kernel, reach, mirrored):
     parts = jnp.stack(
         [padded[..., i * _COLUMNS : i * _COLUMNS + size] for i in range(blocks)]
     )
-    # band[..., k, w] = half[..., k - w], for 0 <= k - w <= 2 radius.
-    offset = jnp.arange(size)[:, None] - jnp.arange(_COLUMNS)[None, :]
+    # band[..., k, w] = half[..., k - w], for 0 <= k - w <= 2 radius. The offsets are a
+    # constant: XLA would compute each of the comparisons below by itself.
+    offset = np.arange(size)[:, None] - np.arange(_COLUMNS)[None, :]
     band = sum(
         jnp.where(offset == k, half[..., k, None, None], 0.0)
         for k in range(2 * radius + 1)
