@@ -181,7 +181,7 @@ def test_jpeg2000_by_products_equals_jpeg2000_by_bands(height, width):
 def test_cuts_in_two_steps_equal_the_bisection():
     rng = np.random.default_rng(0)
     n, blocks = 40, 31
-    rates = 8 * np.cumsum(rng.integers(0, 60, (24, n, blocks)), 0, dtype=np.float32)
+    rates = 8 * np.cumsum(rng.integers(1, 60, (24, n, blocks)), 0, dtype=np.float32)
     gains = np.cumsum(rng.exponential(size=rates.shape), 0, dtype=np.float32)
     gains *= np.float32(1000)
     budget = rng.uniform(0, 1.2, n).astype(np.float32) * rates[-1].sum(-1)
