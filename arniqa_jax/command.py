@@ -29,9 +29,10 @@ from typing import NoReturn
 from absl import flags, logging
 from ml_collections import config_flags
 
-from arniqa_jax import cache, errors
+from arniqa_jax import errors
+from arniqa_jax.storage import cache
 
-# Exit codes (INTERFACES.md); sysexits.h calls 75 "temporary failure, try again".
+# Exit codes; sysexits.h calls 75 "temporary failure, try again".
 SUCCESS = 0
 FAILURE = 1
 WRONG_USE = 2
@@ -45,7 +46,7 @@ def run(
     *,
     usage: str,
 ) -> NoReturn:
-    """Parses the flags, runs `main` and exits with the code of INTERFACES.md.
+    """Parse the flags, run `main` and exit with one of the codes above.
 
     Args:
       main: receives the positional arguments; its return value is the exit code, `None`
@@ -73,9 +74,9 @@ def run(
         code = 128 + signal.SIGPIPE
     except OSError as error:
         code = report(_describe_os_error(error), FAILURE)
-    if "arniqa_jax.agreement" in sys.modules:
+    if "arniqa_jax.distributed.agreement" in sys.modules:
         # One of several processes must not wait for the others, which wait for it.
-        sys.modules["arniqa_jax.agreement"].leave(code)
+        sys.modules["arniqa_jax.distributed.agreement"].leave(code)
     sys.exit(code)
 
 
@@ -105,7 +106,7 @@ class ProcessFlags:
 
     def start(self) -> None:
         """Joins the processes; comes before any other use of JAX."""
-        from arniqa_jax import sharding
+        from arniqa_jax.distributed import sharding
 
         sharding.start_processes(
             self._coordinator.value,
@@ -217,17 +218,6 @@ def _misspelt_field(error: Exception) -> str:
     if match:
         return f"the config has no field {match[2]!r}; did you mean {match[1]!r}?"
     return f"the config has no field {text.strip(chr(34) + chr(39))!r}"
-
-
-def config_fields(tree: dict, prefix: str = "") -> dict[str, object]:
-    """Flattens the `to_dict()` of a config: dotted names of the leaves, and values."""
-    fields = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            fields |= config_fields(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
 
 
 class _Formatter(py_logging.Formatter):

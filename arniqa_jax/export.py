@@ -3,8 +3,8 @@
     python -m arniqa_jax.export --model=kadid10k|DIR --to=FILE
 
 The program takes crops, uint8 (N, 5, 2, P, P, 3) with P the crop size of the model
-(224), in the order of `arniqa_jax.data.crops.evaluation_crops`, and gives scores,
-float32 (N,), for any N, on cpu, cuda and tpu. JAX and flatbuffers alone run it.
+(224), as `arniqa_jax.inference.preprocessing.evaluation_crops` makes them. It gives
+scores, float32 (N,), for any N, on cpu, cuda and tpu. JAX and flatbuffers alone run it.
 """
 
 import pathlib
@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
             "--to=scorer.stablehlo"
         )
     from arniqa_jax.scoring import scorer
-    from arniqa_jax.workdir import write_aside
+    from arniqa_jax.storage.files import write_atomically
 
     target = pathlib.Path(TO.value)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(target, export(scorer.load(MODEL.value)))
+    write_atomically(target, export(scorer.load(MODEL.value)))
     print(f"written to {target}")
     return command.SUCCESS
 

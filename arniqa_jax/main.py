@@ -34,10 +34,10 @@ def main(arguments: list[str]) -> int:
             "--config and --workdir are needed, for example "
             "--config=configs/pretrain.py --workdir=runs/first"
         )
-    from arniqa_jax import train
+    from arniqa_jax.training import loop
 
     PROCESSES.start()
-    return train.run(CONFIG.value, WORKDIR.value)
+    return loop.run(CONFIG.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -206,8 +206,9 @@ def activations(config, state) -> dict[str, dict[str, float]]:
     """
     import jax
 
-    from arniqa_jax import encoders, train_step
     from arniqa_jax.model import losses
+    from arniqa_jax.training import train_step
+    from arniqa_jax.weights import encoders
 
     table = {}
     constant = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

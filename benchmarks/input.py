@@ -25,8 +25,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from arniqa_jax import metrics_log, workdir
 from arniqa_jax.data import pairs, photos
+from arniqa_jax.storage import workdir
+from arniqa_jax.training import metrics_log
 
 _SIZE = (512, 384)  # width, height
 _PATCH, _BATCH = 224, 16

@@ -125,8 +125,8 @@ def _golden_features(precision: str) -> dict[str, float]:
     import seeded_weights
     import torch_names_test
 
-    from arniqa_jax import torch_names
-    from arniqa_jax.model.encoder import Encoder
+    from arniqa_jax.inference.encoder import Encoder
+    from arniqa_jax.weights import torch_names
 
     weights = torch_names_test._torchvision("resnet50")
     imported = torch_names.from_torch(weights, "seeded")
@@ -251,7 +251,8 @@ def pretrain(settings: Settings) -> Figures:
     Raises:
       RuntimeError: the command failed; the message is its last line.
     """
-    from arniqa_jax import command, metrics_log
+    from arniqa_jax import command
+    from arniqa_jax.training import metrics_log
 
     wanted = 5 if settings.small else 100
     changes = on_gpu_step.changes(settings)

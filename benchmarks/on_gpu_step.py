@@ -18,10 +18,12 @@ import numpy as np
 import step
 from absl import flags
 
-from arniqa_jax import encoders, schedules, sharding, train_step
 from arniqa_jax.data import pairs as data_pairs
 from arniqa_jax.data import photos
+from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses
+from arniqa_jax.training import optimizers, train_step
+from arniqa_jax.weights import encoders
 
 _DTYPES = ("bfloat16", "float32")
 _KEYS = 3  # chains of distortions: the cost of a batch is that of the mean of these
@@ -175,7 +177,7 @@ class Workload:
         batch["stop"] = np.zeros_like(batch["seed"], np.int32)
         self._host_batch = {name: batch[name] for name in train_step.BATCH}
         self._variables = encoders.initial_variables(config)
-        self._optimizer = schedules.optimizer(
+        self._optimizer = optimizers.optimizer(
             name=config.optimizer.name,
             schedule=lambda _: _LEARNING_RATE,
             momentum=config.optimizer.momentum,

@@ -23,7 +23,10 @@ import jax
 import numpy as np
 import soak
 
-from arniqa_jax import checkpoints, command, encoders, metrics_log, workdir
+from arniqa_jax import command
+from arniqa_jax.storage import checkpoints, workdir
+from arniqa_jax.training import metrics_log
+from arniqa_jax.weights import encoders
 
 _DEVICES = 4
 _ROOT = pathlib.Path(__file__).parents[1]

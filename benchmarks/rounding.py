@@ -18,8 +18,10 @@ import optax
 import step
 from jax.sharding import AxisType, Mesh
 
-from arniqa_jax import encoders, schedules, sharding, train_step
 from arniqa_jax.data import pairs, photos
+from arniqa_jax.distributed import sharding
+from arniqa_jax.training import optimizers, train_step
+from arniqa_jax.weights import encoders
 
 _DEVICES = 4
 _RELATIVE_CHANGE = 1e-7
@@ -64,7 +66,7 @@ class _Runs:
         )
         source = photos.open_photos(config.data.root, config.data.source)
         self._schedule = optax.constant_schedule(learning_rate)
-        self._optimizer = schedules.optimizer(
+        self._optimizer = optimizers.optimizer(
             name=config.optimizer.name,
             schedule=self._schedule,
             momentum=config.optimizer.momentum,

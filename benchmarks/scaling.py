@@ -23,8 +23,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from arniqa_jax import schedules, sharding, train_step
+from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
+from arniqa_jax.training import optimizers, train_step
 
 _MAX_DEVICES = 8
 _EMBEDDING_DIM = 128
@@ -94,7 +95,7 @@ def compile_step(
     model = simclr.SimCLR(
         arch=arch, embedding_dim=_EMBEDDING_DIM, batch_norm_groups=batch_norm_groups
     )
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name="sgd", schedule=lambda _: 1e-3, momentum=0.9, weight_decay=1e-4
     )
     mesh = mesh_of(devices)

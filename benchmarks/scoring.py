@@ -11,6 +11,7 @@ all, with the smallest and the largest. PyTorch runs in the interpreter of
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -138,10 +139,11 @@ def prepare_ours(files: list[pathlib.Path]) -> Prepared:
 
     from arniqa_jax.data import crops
     from arniqa_jax.data.images import decode_image
-    from arniqa_jax.evaluation.regressors import Regressor
-    from arniqa_jax.model.encoder import Encoder
+    from arniqa_jax.inference.encoder import Encoder
+    from arniqa_jax.inference.extractor import map_in_threads
     from arniqa_jax.model.simclr import SimCLR
     from arniqa_jax.scoring import inputs, scorer
+    from arniqa_jax.weights.regressors import Regressor
 
     module = SimCLR()
     variables = jax.jit(lambda: module.init(jax.random.key(0), _blank(), train=False))()
@@ -152,21 +154,22 @@ def prepare_ours(files: list[pathlib.Path]) -> Prepared:
 
     def score():
         items = (inputs.Input(str(file)) for file in files)
-        views = inputs.load_all(model.view, items, len(os.sched_getaffinity(0)))
-        features = np.stack([values for _, values in model.embed(views)])
+        load = functools.partial(inputs.load, model.extractor.view)
+        views = map_in_threads(load, items, len(os.sched_getaffinity(0)))
+        features = np.stack([values for _, values in model.extractor.embed(views)])
         return model.scores_of(features)
 
     image = decode_image(files[0], apply_orientation=True)
-    view = model.view(image)
+    view = model.extractor.view(image)
 
     def encode(images: int = _IMAGES):
-        list(model.embed((None, view) for _ in range(images)))
+        list(model.extractor.embed((None, view) for _ in range(images)))
 
     score()  # compiles
     parts = {
         "decode": _milliseconds(lambda: decode_image(files[0], apply_orientation=True)),
         "half scale": _milliseconds(lambda: crops.half_scale(image)),
-        "half scale and crops": _milliseconds(lambda: model.view(image)),
+        "half scale and crops": _milliseconds(lambda: model.extractor.view(image)),
         "transfer": _milliseconds(lambda: jax.device_put(view[0]).block_until_ready()),
         "encoder, one image": _milliseconds(lambda: encode(1)),
     }

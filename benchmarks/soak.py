@@ -29,7 +29,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from arniqa_jax import encoders, metrics_log
+from arniqa_jax.training import metrics_log
+from arniqa_jax.weights import encoders
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _INTERRUPTED = _ROOT / "tests" / "interrupted_run.py"

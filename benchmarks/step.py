@@ -38,9 +38,11 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 import encoder
 
-from arniqa_jax import encoders, schedules, sharding, throughput, train_step
 from arniqa_jax.data import pairs, photos
+from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
+from arniqa_jax.training import optimizers, throughput, train_step
+from arniqa_jax.weights import encoders
 
 _REPEATS = 3
 _WAITED_STEPS = 5
@@ -121,14 +123,14 @@ class Step:
             config.train.batch_size, self._mesh, config.train.accumulation
         )
         self._model = encoders.build_model(config)
-        schedule = schedules.learning_rate_schedule(
+        schedule = optimizers.learning_rate_schedule(
             **config.schedule,
             learning_rate=config.optimizer.learning_rate,
             batch_size=config.train.batch_size,
             steps_per_epoch=1000,
             total_steps=10_000,
         )
-        self._optimizer = schedules.optimizer(
+        self._optimizer = optimizers.optimizer(
             name=config.optimizer.name,
             schedule=schedule,
             momentum=config.optimizer.momentum,

@@ -65,12 +65,14 @@ def main():
 def measure(config_name: str, pairs: int | None, steps: int) -> list[float]:
     """Seconds to compile, cold and warm; MB of temporaries; seconds of a step."""
     # Of the version that PYTHONPATH names.
-    from arniqa_jax import encoders, schedules, sharding, train_step
+    from arniqa_jax.distributed import sharding
+    from arniqa_jax.training import optimizers, train_step
+    from arniqa_jax.weights import encoders
 
     config = importlib.import_module(f"configs.{config_name}").get_config()
     config.model.init = "random"  # the time does not depend on the values
     config.train.batch_size = pairs = pairs or config.train.batch_size
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name=config.optimizer.name,
         schedule=lambda _: _LEARNING_RATE,
         momentum=config.optimizer.momentum,

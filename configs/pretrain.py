@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.degradation.tile = 0  # samples per dispatched call; 0: by backend
 
     config.model = ConfigDict()
-    config.model.arch = "resnet50"  # resnet18, resnet34, resnet50; tiny for tests
+    config.model.arch = "resnet50"  # resnet18, resnet34, small; tiny for tests
     config.model.init = "imagenet"  # random, imagenet, or the path of a model
     config.model.embedding_dim = 128  # outputs of the projector
     config.model.normalize_features = True  # L2 before the projector

@@ -1,28 +1,32 @@
-"""The rooms know only what DESIGN.md lets them know; the sources are read, not run."""
+"""What may import what, and habits of the code; the sources are read, not run."""
 
 import ast
+import graphlib
 import pathlib
-
-import pytest
 
 import arniqa_jax
 
 _ROOT = pathlib.Path(arniqa_jax.__file__).parent
 _FILES = sorted(_ROOT.rglob("*.py"))
-# A room, and what may not be imported anywhere in it.
-_FORBIDDEN = {
-    "data": (
-        *("jax.numpy", "flax", "optax", "arniqa_jax.degradation", "arniqa_jax.model"),
-        *("arniqa_jax.evaluation", "arniqa_jax.train", "arniqa_jax.train_step"),
-    ),
-    "degradation": ("arniqa_jax.data", "arniqa_jax.model", "arniqa_jax.evaluation"),
-    "model": ("arniqa_jax.data", "arniqa_jax.degradation", "arniqa_jax.evaluation"),
-    "evaluation": ("arniqa_jax.train", "arniqa_jax.train_step", "arniqa_jax.main"),
-}
+# Packages and modules from the top level down: each imports only from levels below its
+# own. A command stands at the top; `command` is what all of them share.
+_LEVELS = (
+    ("main", "evaluate", "score", "convert", "export"),
+    ("training",),
+    ("evaluation", "scoring"),
+    ("weights",),
+    ("inference",),
+    ("datasets",),
+    ("data", "degradation", "model"),
+    ("command",),
+    ("storage", "distributed"),
+    ("errors", "version"),
+)
+_LEVEL_OF = {name: level for level, names in enumerate(_LEVELS) for name in names}
 
 
 def _imports(path: pathlib.Path) -> set[str]:
-    """Every module that a file imports, anywhere in it; and `module.name` besides."""
+    """Return every module that a file imports, anywhere in it; and `module.name`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -33,14 +37,45 @@ def _imports(path: pathlib.Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", _FORBIDDEN)
-def test_rooms(room):
-    files = [path for path in _FILES if path.relative_to(_ROOT).parts[0] == room]
-    assert len(files) > 3
-    for path in files:
+def test_imports_go_down_the_levels():
+    """So no two packages or modules import each other, directly or by a detour."""
+    for path in _FILES:
+        name = path.relative_to(_ROOT).parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue  # offers names of the packages, and imports them when asked
         for module in _imports(path):
-            for forbidden in _FORBIDDEN[room]:
-                assert not f"{module}.".startswith(f"{forbidden}."), (path, module)
+            package, _, rest = module.partition(".")
+            imported = rest.partition(".")[0]
+            if package != "arniqa_jax" or imported in ("", name):
+                continue
+            level = _LEVEL_OF[imported]
+            assert level > _LEVEL_OF[name], f"{path} imports {module}"
+
+
+def test_every_module_has_a_level():
+    names = {path.relative_to(_ROOT).parts[0].removesuffix(".py") for path in _FILES}
+    assert names - {"__init__"} == _LEVEL_OF.keys()
+
+
+def test_no_import_cycle():
+    """Also inside a package, where imports inside of functions count too."""
+    modules = {
+        ".".join(("arniqa_jax", *path.relative_to(_ROOT).with_suffix("").parts)): path
+        for path in _FILES
+    }
+    graph = {
+        name: {module for module in _imports(path) if module in modules} - {name}
+        for name, path in modules.items()
+    }
+    # Raises CycleError, whose message has the cycle.
+    assert set(graphlib.TopologicalSorter(graph).static_order()) == modules.keys()
+
+
+def test_the_input_pipeline_does_not_compute_on_a_device():
+    for path in _FILES:
+        if path.relative_to(_ROOT).parts[0] in ("data", "datasets"):
+            for module in _imports(path):
+                assert not module.startswith(("jax.numpy", "flax", "optax")), path
 
 
 def test_nothing_imports_tensorflow():

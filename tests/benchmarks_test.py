@@ -9,7 +9,7 @@ import openpyxl
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.data import benchmarks, custom
+from arniqa_jax.datasets import catalogue, csv_table
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def copy_of(written, monkeypatch, tmp_path):
 def test_table_has_the_published_figures():
     published = {
         name: (d.title, d.kind, d.images, d.score_range, d.higher_is_better)
-        for name, d in benchmarks.DATASETS.items()
+        for name, d in catalogue.DATASETS.items()
     }
     assert published == {
         "live": ("LIVE", "synthetic", 779, (1, 100), False),
@@ -54,14 +54,14 @@ def test_table_has_the_published_figures():
         "koniq-10k": ("KonIQ-10k", "authentic", 10073, (1, 100), True),
         "biq2021": ("BIQ2021", "authentic", 12000, (0, 1), True),
     }
-    averaged = [name for name, d in benchmarks.DATASETS.items() if d.averaged]
+    averaged = [name for name, d in catalogue.DATASETS.items() if d.averaged]
     assert averaged == ["live", "csiq", "tid2013", "kadid10k", "flive", "spaq"]
 
 
-@pytest.mark.parametrize("name", benchmarks.DATASETS)
+@pytest.mark.parametrize("name", catalogue.DATASETS)
 def test_opens_every_layout(datasets, name):
-    known = benchmarks.DATASETS[name]
-    opened = benchmarks.open_benchmark(name, datasets)
+    known = catalogue.DATASETS[name]
+    opened = catalogue.open_benchmark(name, datasets)
     assert len(opened) == len(opened.scores_N) == known.images
     assert len(set(opened.images.names)) == known.images
     assert opened.note == ""
@@ -86,7 +86,7 @@ def test_opens_every_layout(datasets, name):
 
 def test_reads_what_the_owners_wrote(datasets):
     """Scores, types, levels and references of single rows, quirks included."""
-    opened = {n: benchmarks.open_benchmark(n, datasets) for n in benchmarks.DATASETS}
+    opened = {n: catalogue.open_benchmark(n, datasets) for n in catalogue.DATASETS}
     live = opened["live"]
     assert live.images.names[21] == "jpeg/img1.bmp"
     assert live.types[21] == "jpeg" and live.levels_N[21] == 0
@@ -120,13 +120,13 @@ def test_reads_what_the_owners_wrote(datasets):
 
 
 def test_biq2021_official_split(datasets):
-    opened = benchmarks.open_benchmark("biq2021", datasets, seed=3)
+    opened = catalogue.open_benchmark("biq2021", datasets, seed=3)
     (split,) = opened.splits
     assert [len(part) for part in split.parts().values()] == [22, 2, 6]
     # The rows of the test table come last.
     assert split.test.tolist() == list(range(24, 30))
     assert "official" in opened.split_origin
-    again = benchmarks.open_benchmark("biq2021", datasets, seed=4)
+    again = catalogue.open_benchmark("biq2021", datasets, seed=4)
     assert again.splits[0].validation.tolist() != split.validation.tolist()
 
 
@@ -147,11 +147,11 @@ def test_missing_label_file(copy_of, name, folder, file, table):
     else:
         (path / file).unlink()
     with pytest.raises(errors.DatasetError) as error:
-        benchmarks.open_benchmark(name, path.parent, allow_partial=True)
+        catalogue.open_benchmark(name, path.parent, allow_partial=True)
     message = str(error.value)
     assert "\n" not in message and "expected" in message
     if name in ("live", "tid2013"):
-        assert benchmarks.DATASETS[name].source in message and file in message
+        assert catalogue.DATASETS[name].source in message and file in message
 
 
 def _damage_score(path):
@@ -184,12 +184,12 @@ def test_damaged_rows(copy_of, damage, parts):
     path = copy_of("live", "live")
     damage(path / "LIVE.txt")
     with pytest.raises(errors.DatasetError) as error:
-        benchmarks.open_benchmark("live", path.parent)
+        catalogue.open_benchmark("live", path.parent)
     message = str(error.value)
     assert "\n" not in message
     for part in [*parts, "LIVE", "LIVE.txt", "authors", "allow_partial"]:
         assert part in message
-    partial = benchmarks.open_benchmark("live", path.parent, allow_partial=True)
+    partial = catalogue.open_benchmark("live", path.parent, allow_partial=True)
     assert partial.note == "99 of 100 images"
     assert len(partial) == len(partial.types) == 99
     assert (
@@ -199,11 +199,11 @@ def test_damaged_rows(copy_of, damage, parts):
 
 def test_no_folder_and_no_image(copy_of, tmp_path):
     with pytest.raises(errors.DatasetError, match=r"TID2013: expected a folder"):
-        benchmarks.open_benchmark("tid2013", tmp_path)
+        catalogue.open_benchmark("tid2013", tmp_path)
     path = copy_of("tid2013", "TID2013")
     shutil.rmtree(path / "distorted_images")
     with pytest.raises(errors.DatasetError, match="no usable image of 480 rows"):
-        benchmarks.open_benchmark("tid2013", tmp_path, allow_partial=True)
+        catalogue.open_benchmark("tid2013", tmp_path, allow_partial=True)
 
 
 def test_unified_table_instead_of_the_owners(copy_of):
@@ -214,7 +214,7 @@ def test_unified_table_instead_of_the_owners(copy_of):
     rows = [[f"KonIQ-10k/1024x768/{name}", "Authentic", 2.5] for name in names]
     header = "dis_img_path,dis_type,score"
     miniature.write_csv(path.parent / "labels" / "KonIQ-10k.txt", header, rows)
-    opened = benchmarks.open_benchmark("koniq-10k", path.parent)
+    opened = catalogue.open_benchmark("koniq-10k", path.parent)
     assert opened.score_range == (1, 5) and set(opened.scores_N) == {2.5}
     assert opened.images.names[0].startswith("512x384/")
 
@@ -223,7 +223,7 @@ def test_ambiguous_image(copy_of):
     path = copy_of("tid2013", "TID2013")
     shutil.copytree(path / "distorted_images", path / "other" / "distorted_images")
     with pytest.raises(errors.DatasetError, match=r"may be any of .*i01_01_1\.bmp"):
-        benchmarks.open_benchmark("tid2013", path.parent)
+        catalogue.open_benchmark("tid2013", path.parent)
 
 
 def test_images_of_another_case_and_mac_archives(copy_of):
@@ -231,7 +231,7 @@ def test_images_of_another_case_and_mac_archives(copy_of):
     (path / "__MACOSX" / "images").mkdir(parents=True)
     (path / "__MACOSX" / "images" / "I01_01_01.png").write_bytes(b"")
     (path / "images" / "I01_01_01.png").rename(path / "images" / "i01_01_01.PNG")
-    opened = benchmarks.open_benchmark("kadid10k", path.parent)
+    opened = catalogue.open_benchmark("kadid10k", path.parent)
     assert opened.images.names[0] == "images/i01_01_01.PNG"
 
 
@@ -242,20 +242,20 @@ def test_wrong_tables(copy_of, tmp_path):
     book.active.append(["picture", "MOS"])
     book.save(xlsx)
     with pytest.raises(errors.DatasetError, match="a column named image name"):
-        benchmarks.open_benchmark("spaq", tmp_path)
+        catalogue.open_benchmark("spaq", tmp_path)
     xlsx.write_bytes(b"not a workbook")
     with pytest.raises(errors.DatasetError, match=r"not a readable \.xlsx"):
-        benchmarks.open_benchmark("spaq", tmp_path)
+        catalogue.open_benchmark("spaq", tmp_path)
     path = copy_of("clive", "Clive")
     (path / "Data" / "AllImages_release.mat").write_bytes(b"nothing")
     with pytest.raises(errors.DatasetError, match="expected a MATLAB file"):
-        benchmarks.open_benchmark("clive", tmp_path)
+        catalogue.open_benchmark("clive", tmp_path)
 
 
 def test_fingerprint_follows_scores_and_not_the_place(copy_of, datasets):
     path = copy_of("live", "live")
-    original = benchmarks.open_benchmark("live", datasets)
-    assert benchmarks.open_benchmark("live", path.parent).fingerprint() == (
+    original = catalogue.open_benchmark("live", datasets)
+    assert catalogue.open_benchmark("live", path.parent).fingerprint() == (
         original.fingerprint()
     )
     scores_N = original.scores_N + np.eye(len(original))[0]
@@ -274,7 +274,7 @@ def test_table_of_ones_own(tmp_path, header):
     delimiter = next(c for c in header if c in ",;\t")
     lines = [f"my photos/a ({i}).png{delimiter}{s}" for i, s in enumerate(scores)]
     (tmp_path / "table.csv").write_text("\ufeff" + "\n".join([header, *lines]))
-    opened = custom.open_csv(tmp_path)
+    opened = csv_table.open_csv(tmp_path)
     assert opened.scores_N.tolist() == scores and opened.kind == "custom"
     assert opened.higher_is_better == ("dmos" not in header)
     assert opened.score_range == (min(scores), max(scores))
@@ -290,19 +290,19 @@ def test_table_of_ones_own_with_split_and_reference(tmp_path):
     ]
     table = tmp_path / "one.csv"
     miniature.write_csv(table, "image,score,reference,split", rows)
-    (split,) = custom.open_csv(table).splits
+    (split,) = csv_table.open_csv(table).splits
     assert split.test.tolist() == [6, 7, 8, 9]
     miniature.write_csv(table, "image,score,reference", [row[:3] for row in rows])
-    assert len(set(custom.open_csv(table).contents)) == 4
+    assert len(set(csv_table.open_csv(table).contents)) == 4
     rows[4][3] = "trian"
     miniature.write_csv(table, "image,score,reference,split", rows)
     with pytest.raises(errors.DatasetError, match="line 6: split 'trian'"):
-        custom.open_csv(table)
+        csv_table.open_csv(table)
     miniature.write_csv(tmp_path / "two.csv", "image,score", [])
     with pytest.raises(
         errors.DatasetError, match=r"one \.csv file .* one.csv, two.csv"
     ):
-        custom.open_csv(tmp_path)
+        csv_table.open_csv(tmp_path)
 
 
 @pytest.mark.shared
@@ -319,7 +319,7 @@ def test_table_of_ones_own_with_split_and_reference(tmp_path):
 )
 def test_real_tables_and_official_splits(shared_data, tmp_path, name, table):
     """All rows of the real unified tables, on images that are there in name only."""
-    known = benchmarks.DATASETS[name]
+    known = catalogue.DATASETS[name]
     folder = tmp_path / known.title
     for line in (shared_data / "labels" / f"{table}.txt").read_text().splitlines()[1:]:
         for cell in line.split(","):
@@ -329,7 +329,7 @@ def test_real_tables_and_official_splits(shared_data, tmp_path, name, table):
                 path.touch()
     shutil.copy(shared_data / "labels" / f"{table}.txt", folder)
     shutil.copytree(shared_data / "splits" / known.title, folder / "splits")
-    opened = benchmarks.open_benchmark(name, tmp_path)
+    opened = catalogue.open_benchmark(name, tmp_path)
     assert len(opened) == known.images and len(opened.splits) == 10
     assert opened.split_origin == "official"
     if known.kind == "synthetic":

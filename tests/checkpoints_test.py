@@ -13,7 +13,10 @@ import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from arniqa_jax import checkpoints, errors, sharding, train_step
+from arniqa_jax import errors
+from arniqa_jax.distributed import sharding
+from arniqa_jax.storage import checkpoints
+from arniqa_jax.training import train_step
 
 _OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
@@ -152,7 +155,8 @@ def test_another_tree_is_named(store):
 _READ = """
 import sys, jax, jax.numpy as jnp
 from absl import flags
-from arniqa_jax import checkpoints, command
+from arniqa_jax import command
+from arniqa_jax.storage import checkpoints
 def main(arguments):
     like = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
     like = {"params": like, "batch_stats": {"mean": jax.ShapeDtypeStruct((3,), "f4")}}

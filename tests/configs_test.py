@@ -7,7 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs.pretrain
-from arniqa_jax import command, evaluate, train
+from arniqa_jax.evaluation import job
+from arniqa_jax.storage import workdir
+from arniqa_jax.training import loop
 from benchmarks import soak
 
 _NAMES = sorted(
@@ -18,7 +20,7 @@ _NAMES = sorted(
 def _fields(name: str) -> dict[str, object]:
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.is_locked
-    return command.config_fields(config.to_dict())
+    return workdir.config_fields(config.to_dict())
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -73,6 +75,6 @@ def test_every_field_is_read(monkeypatch, tmp_path):
     monkeypatch.setattr(ConfigDict, "__getitem__", noting)
     monkeypatch.setattr(ConfigDict, "to_dict", without_noting)
     run = tmp_path / "run"
-    assert train.run(config, run) == 0
-    assert evaluate.evaluate(config, run, run, "last") == 0
-    assert command.config_fields(config.to_dict()).keys() - read == set()
+    assert loop.run(config, run) == 0
+    job.evaluate(config, run, run, "last")
+    assert workdir.config_fields(config.to_dict()).keys() - read == set()

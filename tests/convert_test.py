@@ -8,17 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from arniqa_jax import (
-    checkpoints,
-    convert,
+from arniqa_jax import errors
+from arniqa_jax.model import simclr
+from arniqa_jax.storage import checkpoints
+from arniqa_jax.weights import (
     encoders,
-    errors,
     model_directory,
     torch_files,
+    torch_import,
     torch_names,
 )
-from arniqa_jax.evaluation.regressors import Regressor
-from arniqa_jax.model import simclr
+from arniqa_jax.weights.regressors import Regressor
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def weights(variables, tmp_path):
 
 @pytest.fixture
 def model(weights, tmp_path):
-    convert.convert(weights, tmp_path / "model", [])
+    torch_import.convert(weights, tmp_path / "model", [])
     return tmp_path / "model"
 
 
@@ -71,14 +71,14 @@ def test_a_model_directory_holds_every_bit(variables, model):
 
 
 def test_back_to_a_file_is_the_same_file(weights, model, tmp_path):
-    convert.convert(model, tmp_path / "back.safetensors", [])
+    torch_import.convert(model, tmp_path / "back.safetensors", [])
     assert (tmp_path / "back.safetensors").read_bytes() == weights.read_bytes()
 
 
 def test_regressors_go_along(model, tmp_path):
     encoder = encoders.load(model)
     model_directory.write_regressor(model, _regressor(encoder), "live")
-    convert.convert(model, tmp_path / "copy", [])
+    torch_import.convert(model, tmp_path / "copy", [])
     found = model_directory.find_regressors(tmp_path / "copy", encoder)
     assert list(found) == ["live"] and found["live"].intercept == 3
     assert model_directory.read_source(tmp_path / "copy").file == "tiny.safetensors"
@@ -94,7 +94,7 @@ def test_a_regressor_of_another_encoder_is_an_error(model):
 
 def test_nothing_is_overwritten(weights, model):
     with pytest.raises(errors.CheckpointError, match="exists already"):
-        convert.convert(weights, model, [])
+        torch_import.convert(weights, model, [])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_missing_encoder(model):
 )
 def test_wrong_use(weights, target, regressors, message):
     with pytest.raises(errors.UsageError, match=message):
-        convert.convert(
+        torch_import.convert(
             weights, pathlib.Path(target), [pathlib.Path(r) for r in regressors]
         )
 
@@ -158,4 +158,4 @@ def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path):
     (tmp_path / "x.pth").write_bytes(b"PK")
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(errors.ArniqaError, match=r"arniqa_jax\[convert\]"):
-        convert.convert(tmp_path / "x.pth", tmp_path / "model", [])
+        torch_import.convert(tmp_path / "x.pth", tmp_path / "model", [])

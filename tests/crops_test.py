@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from arniqa_jax.data import crops
+from arniqa_jax.inference import preprocessing
 
 
 def _image(height, width):
@@ -25,13 +26,13 @@ def _corner(crop):
 
 def test_five_crops_in_the_official_order():
     image = _image(100, 61)
-    offsets = [_corner(crop) for crop in crops.five_crops(image, 32)]
+    offsets = [_corner(crop) for crop in preprocessing.five_crops(image, 32)]
     assert offsets == [(34, 14), (0, 0), (68, 0), (0, 29), (68, 29)]
 
 
 def test_five_crops_of_a_smaller_image_have_negative_offsets_and_zeros():
     image = _image(20, 41)
-    result = crops.five_crops(image, 32)
+    result = preprocessing.five_crops(image, 32)
     offsets = [_corner(crop) for crop in result]
     assert offsets == [(-6, 4), (0, 0), (-12, 0), (0, 9), (-12, 9)]
     for crop, (top, _) in zip(result, offsets, strict=True):
@@ -79,8 +80,8 @@ def test_half_scale_is_pillows_antialiased_bicubic():
 
 def test_evaluation_crops_are_full_scale_then_half_scale():
     image = np.random.default_rng(1).integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    result = crops.evaluation_crops(image, 24)
+    result = preprocessing.evaluation_crops(image, 24)
     assert result.shape == (5, 2, 24, 24, 3) and result.dtype == np.uint8
-    np.testing.assert_array_equal(result[:, 0], crops.five_crops(image, 24))
+    np.testing.assert_array_equal(result[:, 0], preprocessing.five_crops(image, 24))
     half = crops.half_scale(image)
-    np.testing.assert_array_equal(result[:, 1], crops.five_crops(half, 24))
+    np.testing.assert_array_equal(result[:, 1], preprocessing.five_crops(half, 24))

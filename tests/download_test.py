@@ -7,7 +7,8 @@ import urllib.error
 
 import pytest
 
-from arniqa_jax import download, errors
+from arniqa_jax import errors
+from arniqa_jax.weights import download
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 40
 

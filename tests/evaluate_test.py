@@ -9,10 +9,11 @@ import miniature
 import numpy as np
 import pytest
 
-from arniqa_jax import command, encoders, errors, evaluate, evaluation
-from arniqa_jax.data import benchmarks
-from arniqa_jax.evaluation import figures, loading, proxy, regressors, statistics
-from arniqa_jax.evaluation.features import Extractor
+from arniqa_jax import command, errors, evaluate, evaluation
+from arniqa_jax.datasets import catalogue
+from arniqa_jax.evaluation import figures, loading, proxy, statistics
+from arniqa_jax.inference.dataset_extractor import DatasetExtractor
+from arniqa_jax.weights import encoders, regressors
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "evaluate.py"
 
@@ -64,7 +65,7 @@ def test_nine_layouts_end_to_end(run, written, tmp_path, monkeypatch):
     root, counts = written
     monkeypatch.setattr(figures, "_TSNE_STEPS", 250)  # the fewest that it takes
     monkeypatch.setattr(statistics, "REPLICATES", 50)
-    arguments = _arguments(tmp_path, ",".join(benchmarks.DATASETS), root)
+    arguments = _arguments(tmp_path, ",".join(catalogue.DATASETS), root)
     code, out, err = run(*arguments, "--config.evaluation.full_reference=true")
     assert (code, err) == (0, "")
     assert max(map(len, out.replace(str(tmp_path), "").splitlines())) <= 80
@@ -74,13 +75,13 @@ def test_nine_layouts_end_to_end(run, written, tmp_path, monkeypatch):
     assert data["config"]["evaluation"]["root"] == str(root)
     assert len(data["cross"]) == 72
     assert all(d["figures"]["srcc"]["median"] > 0.3 for d in data["datasets"])
-    for known in benchmarks.DATASETS.values():
+    for known in catalogue.DATASETS.values():
         assert known.title in out
-    for name in benchmarks.DATASETS:
+    for name in catalogue.DATASETS:
         assert (directory / "regressors" / f"{name}.json").exists()
         assert (directory / "figures" / f"{name}_scatter.png").exists()
         assert (directory / "figures" / f"{name}_best_and_worst.png").exists()
-        synthetic = benchmarks.DATASETS[name].kind == "synthetic"
+        synthetic = catalogue.DATASETS[name].kind == "synthetic"
         for figure in ("tsne", "distortions"):
             path = directory / "figures" / f"{name}_{figure}.png"
             assert path.exists() == synthetic
@@ -295,7 +296,7 @@ def test_the_proxy_can_wait_but_not_what_is_wrong(small_proxy, tmp_path):
 
 def test_extractor_reads_the_proxy(small_proxy, tmp_path):
     (opened,) = evaluation.load_benchmarks("builtin", "", cache_dir=tmp_path)
-    features = Extractor(miniature.encoder(), tmp_path).dataset(
+    features = DatasetExtractor(miniature.encoder(), tmp_path).dataset(
         opened, full_reference=True
     )
     assert features.take(np.arange(30)).shape == (30, 5, 24)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import arniqa_jax
 from arniqa_jax import errors, export
-from arniqa_jax.data import crops as image_crops
+from arniqa_jax.inference import preprocessing
 
 LOADER = """
 import sys
@@ -29,7 +29,7 @@ assert not any(name.startswith(("arniqa", "flax")) for name in sys.modules)
 def test_equals_the_scorer(tmp_path):
     model = arniqa_jax.load(small_model.write(tmp_path / "model", "live"))
     images = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), np.uint8)
-    crops = np.stack([image_crops.evaluation_crops(image, 32) for image in images])
+    crops = np.stack([preprocessing.evaluation_crops(image, 32) for image in images])
     np.save(tmp_path / "crops.npy", crops)
     (tmp_path / "scorer").write_bytes(export.export(model))
     files = [tmp_path / "scorer", tmp_path / "crops.npy"]

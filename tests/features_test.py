@@ -7,13 +7,14 @@ import miniature
 import numpy as np
 import pytest
 
-from arniqa_jax import errors, sharding
+from arniqa_jax import errors
 from arniqa_jax.data import crops as image_crops
-from arniqa_jax.data.labelled import ImageFiles
-from arniqa_jax.evaluation import feature_store, features
-from arniqa_jax.evaluation.features import Extractor
+from arniqa_jax.datasets.labelled import ImageFiles
+from arniqa_jax.inference import extractor as extraction
+from arniqa_jax.inference import feature_store, preprocessing
+from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 
-COUNT = 11  # more than two batches of 4, and not a multiple
+COUNT = 27  # more than three batches of 8, and not a multiple
 
 
 @pytest.fixture
@@ -26,14 +27,14 @@ def images(tmp_path):
 
 @pytest.fixture
 def extractor(tmp_path):
-    return Extractor(miniature.encoder(), tmp_path / "cache")
+    return DatasetExtractor(miniature.encoder(), tmp_path / "cache")
 
 
 def _expected(encoder, images):
     """The plain computation: crop by crop, full scale beside half scale."""
     rows = []
     for i in range(len(images)):
-        crops = image_crops.evaluation_crops(images[i], encoder.patch_size)
+        crops = preprocessing.evaluation_crops(images[i], encoder.patch_size)
         full, half = (
             np.asarray(encoder.apply(encoder.variables, crops[:, scale]))
             for scale in (0, 1)
@@ -52,23 +53,26 @@ def test_equals_the_plain_computation(extractor, images):
 
 def test_one_compilation_serves_all_sizes_and_encoders(extractor, images):
     extractor.extract(images, np.arange(COUNT), "mini")
-    compiled = features._embed._cache_size()
+    compiled = extraction._embed._cache_size()
     smaller = dataclasses.replace(images, shorter_side=33)
     extractor.extract(smaller, np.arange(COUNT), "smaller")
     other = miniature.encoder(seed=1, name="another")
-    values = Extractor(other, extractor.cache_dir).extract(images, np.arange(4), "mini")
-    assert features._embed._cache_size() == compiled
+    values = DatasetExtractor(other, extractor.cache_dir).extract(
+        images, np.arange(4), "mini"
+    )
+    assert extraction._embed._cache_size() == compiled
     np.testing.assert_allclose(values, _expected(other, images)[:4], atol=3e-5)
 
 
 def test_all_devices_give_the_same(extractor, images):
-    alone = extractor.extract(images, np.arange(COUNT), "mini")
-    mesh = sharding.make_mesh()
-    assert mesh.size == 8
-    cache = extractor.cache_dir / "mesh"
-    together = Extractor(extractor.encoder, cache, mesh=mesh)
-    values = together.extract(images, np.arange(COUNT), "mini")
-    np.testing.assert_allclose(values, alone, atol=1e-6)
+    encoder = extractor.encoder
+    found = []
+    for devices in (jax.local_devices(), jax.local_devices()[:1]):
+        one = extraction.Extractor(encoder, devices=devices)
+        assert one.batch_size == len(devices)
+        views = ((i, one.view(images[i])) for i in range(COUNT))
+        found.append([features_CD for _, features_CD in one.embed(views)])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,7 @@ def test_second_extraction_decodes_nothing(extractor, images):
     first = extractor.extract(counting, np.arange(COUNT), "mini")
     assert sorted(counting.decoded) == list(range(COUNT))
     counting.decoded.clear()
-    again = Extractor(extractor.encoder, extractor.cache_dir)
+    again = DatasetExtractor(extractor.encoder, extractor.cache_dir)
     values = again.extract(counting, np.arange(COUNT), "mini")
     assert counting.decoded == []
     np.testing.assert_array_equal(values, first)
@@ -117,22 +121,22 @@ def test_what_changes_the_features_misses_the_cache(extractor, images, change):
         crops = "whole"
     else:
         encoder = dataclasses.replace(encoder, patch_size=40)
-    changed = Extractor(encoder, extractor.cache_dir, crops)
+    changed = DatasetExtractor(encoder, extractor.cache_dir, crops)
     values = changed.extract(images, np.arange(COUNT), "mini")
     assert values.shape != before.shape or (values != before).any()
 
 
 def test_interrupted_extraction_goes_on_where_it_was(extractor, images, monkeypatch):
-    whole = Extractor(extractor.encoder, extractor.cache_dir / "whole")
+    whole = DatasetExtractor(extractor.encoder, extractor.cache_dir / "whole")
     expected = np.array(whole.extract(images, np.arange(COUNT), "mini"))
     monkeypatch.setattr(feature_store, "_SECONDS_BETWEEN_FLUSHES", 0.0)
-    counting = _Counting(images, [], fail_at=9)
+    counting = _Counting(images, [], fail_at=25)
     with pytest.raises(KeyboardInterrupt):
         extractor.extract(counting, np.arange(COUNT), "mini")
     (partial,) = extractor.directory.iterdir()
     assert partial.name.endswith(".partial")
     done = int((partial / "done").read_text())
-    assert done in (4, 8)
+    assert done in (8, 16)
     resumed = _Counting(images, [])
     values = extractor.extract(resumed, np.arange(COUNT), "mini")
     assert sorted(resumed.decoded) == list(range(done, COUNT))
@@ -160,7 +164,7 @@ def test_full_disk_is_seen_before(extractor, images, monkeypatch):
 def test_whole_images_of_any_size(images, tmp_path):
     miniature._Painter(1).paint(images.root / "0.png")
     encoder = miniature.encoder()
-    values = Extractor(encoder, tmp_path / "cache", "whole").extract(
+    values = DatasetExtractor(encoder, tmp_path / "cache", "whole").extract(
         images, np.arange(3), "mini"
     )
     assert values.shape == (3, 1, 12)
@@ -172,13 +176,13 @@ def test_whole_images_of_any_size(images, tmp_path):
 
 def test_unknown_crops():
     with pytest.raises(errors.UsageError, match="expected one of five, whole"):
-        Extractor(miniature.encoder(), "cache", "six")
+        DatasetExtractor(miniature.encoder(), "cache", "six")
 
 
 def test_pruning_keeps_one_encoder(tmp_path, images):
     cache = tmp_path / "cache"
-    old = Extractor(miniature.encoder(0), cache)
-    new = Extractor(miniature.encoder(1), cache)
+    old = DatasetExtractor(miniature.encoder(0), cache)
+    new = DatasetExtractor(miniature.encoder(1), cache)
     for extractor in (old, new):
         extractor.extract(images, np.arange(4), "mini")
     feature_store.prune(cache, keep=new.directory)
@@ -201,7 +205,7 @@ def test_full_reference_features():
 
 def test_encoder_of_the_package_shares_a_compilation(images, tmp_path):
     """`model.Encoder` is hashable without its variables, as `_embed` needs."""
-    from arniqa_jax.model.encoder import Encoder
+    from arniqa_jax.inference.encoder import Encoder
     from arniqa_jax.model.simclr import SimCLR
 
     module = SimCLR(arch="tiny", embedding_dim=8)
@@ -210,7 +214,9 @@ def test_encoder_of_the_package_shares_a_compilation(images, tmp_path):
         key = jax.random.key(seed)
         variables = module.init(key, np.zeros((1, 32, 32, 3), np.float32), train=False)
         encoder = Encoder(module, variables, f"step {seed}", patch_size=32)
-        values = Extractor(encoder, tmp_path).extract(images, np.arange(4), "mini")
-        sizes.append(features._embed._cache_size())
+        values = DatasetExtractor(encoder, tmp_path).extract(
+            images, np.arange(4), "mini"
+        )
+        sizes.append(extraction._embed._cache_size())
         assert values.shape == (4, 5, 2 * encoder.feature_dim)
     assert sizes[0] == sizes[1]

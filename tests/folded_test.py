@@ -8,7 +8,8 @@ import jax.export
 import numpy as np
 import pytest
 
-from arniqa_jax.model import folded, resnet
+from arniqa_jax.inference import folded_encoder
+from arniqa_jax.model import resnet
 
 _SIDE = 128  # the smallest that counts as large
 
@@ -18,7 +19,7 @@ def weights():
     model = resnet.ResNet(resnet.ARCHITECTURES["tiny"])
     image = np.zeros((1, 32, 32, 3), np.float32)
     variables = model.init(jax.random.key(0), image, train=False)
-    return folded.fold(variables["params"], variables["batch_stats"])
+    return folded_encoder.fold(variables["params"], variables["batch_stats"])
 
 
 def _images(count, side=_SIDE):
@@ -27,14 +28,16 @@ def _images(count, side=_SIDE):
 
 def test_an_image_has_the_features_it_has_alone(weights):
     images = _images(4)
-    together = jax.jit(folded.embed)(weights, images)
-    alone = jax.lax.map(lambda image: folded.embed(weights, image[None])[0], images)
+    together = jax.jit(folded_encoder.embed)(weights, images)
+    alone = jax.lax.map(
+        lambda image: folded_encoder.embed(weights, image[None])[0], images
+    )
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_gradients_with_respect_to_images_and_weights(weights):
     def loss(weights, images):
-        return (folded.embed(weights, images) ** 3).sum()
+        return (folded_encoder.embed(weights, images) ** 3).sum()
 
     gradient = jax.jit(jax.grad(loss, (0, 1)))
     images = _images(3)
@@ -57,7 +60,7 @@ def test_gradients_with_respect_to_images_and_weights(weights):
 )  # fmt: skip
 def test_pairs_are_for_large_images_on_cpus(weights, platform, count, side, loops):
     images = jax.ShapeDtypeStruct((count, side, side, 3), np.float32)
-    traced = jax.jit(folded.embed).trace(weights, images)
+    traced = jax.jit(folded_encoder.embed).trace(weights, images)
     program = traced.lower(lowering_platforms=(platform,)).as_text()
     assert program.count("stablehlo.while") == loops
 
@@ -65,11 +68,11 @@ def test_pairs_are_for_large_images_on_cpus(weights, platform, count, side, loop
 def test_a_symbolic_number_of_images(weights):
     (n,) = jax.export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((2 * n, _SIDE, _SIDE, 3), np.float32)
-    program = jax.export.export(jax.jit(folded.embed))(weights, shape)
+    program = jax.export.export(jax.jit(folded_encoder.embed))(weights, shape)
     images = _images(4)
     for count in (2, 4):
         np.testing.assert_allclose(
             program.call(weights, images[:count]),
-            folded.embed(weights, images[:count]),
+            folded_encoder.embed(weights, images[:count]),
             atol=1e-6,
         )

@@ -29,8 +29,10 @@ def _arm(moment: str, at: int, number: signal.Signals, delay: float | None) -> N
 
     if moment == "start":
         _die()
-    from arniqa_jax import checkpoints, metrics_log
-    from arniqa_jax.evaluation import feature_store, protocol
+    from arniqa_jax.evaluation import protocol
+    from arniqa_jax.inference import feature_store
+    from arniqa_jax.storage import checkpoints
+    from arniqa_jax.training import metrics_log
 
     write = metrics_log.MetricsLog.step
     save = checkpoints.Checkpoints.save

@@ -17,7 +17,8 @@ from unittest import mock
 import pytest
 import yaml
 
-from arniqa_jax import command, main, metrics_log
+from arniqa_jax import command, main
+from arniqa_jax.training import metrics_log
 from benchmarks import soak
 
 _ROOT = pathlib.Path(__file__).parents[1]

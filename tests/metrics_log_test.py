@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from arniqa_jax import metrics_log
-from arniqa_jax.workdir import Workdir
+from arniqa_jax.storage.workdir import Workdir
+from arniqa_jax.training import metrics_log
 
 
 def _open(path, start_step):

@@ -19,7 +19,7 @@ import openpyxl
 import scipy.io
 from PIL import Image
 
-from arniqa_jax.data import benchmarks
+from arniqa_jax.datasets import catalogue
 
 CONTENTS = 10  # reference photographs of each synthetic dataset
 AUTHENTIC_IMAGES = 30
@@ -35,7 +35,12 @@ class PixelStatistics:
     feature_dim: int = 6
 
     def apply(self, variables, images):
-        x = images.astype(jnp.float32) / 255
+        return self.embed(self.fold(variables), images.astype(jnp.float32) / 255)
+
+    def fold(self, variables):
+        return variables
+
+    def embed(self, variables, x):
         steps = jnp.abs(x[:, 1:] - x[:, :-1]).mean((1, 2))
         pooled = jnp.concatenate([x.mean((1, 2)), x.std((1, 2)), steps], axis=-1)
         features = jnp.tanh(pooled @ variables["w"])
@@ -70,7 +75,7 @@ class _Painter:
 def write_all(root: pathlib.Path) -> dict[str, int]:
     """Writes the nine datasets below `root`; returns the number of images of each."""
     writers = (live, csiq, tid2013, kadid10k, flive, spaq, clive, koniq10k, biq2021)
-    names = tuple(benchmarks.DATASETS)
+    names = tuple(catalogue.DATASETS)
     return {
         name: write(root, _Painter(seed))
         for seed, (name, write) in enumerate(zip(names, writers, strict=True))
@@ -80,8 +85,8 @@ def write_all(root: pathlib.Path) -> dict[str, int]:
 def use_counts(monkeypatch, counts: dict[str, int]) -> None:
     """Makes the numbers of the miniatures the published ones."""
     for name, count in counts.items():
-        known = dataclasses.replace(benchmarks.DATASETS[name], images=count)
-        monkeypatch.setitem(benchmarks.DATASETS, name, known)
+        known = dataclasses.replace(catalogue.DATASETS[name], images=count)
+        monkeypatch.setitem(catalogue.DATASETS, name, known)
 
 
 def write_csv(path: pathlib.Path, header: str, rows) -> None:

@@ -4,8 +4,9 @@ import pytest
 import small_model
 
 import arniqa_jax
-from arniqa_jax import convert, download, errors, official_weights, torch_files
-from arniqa_jax.data import benchmarks
+from arniqa_jax import errors
+from arniqa_jax.datasets import catalogue
+from arniqa_jax.weights import download, official, torch_files, torch_import
 
 
 @pytest.fixture
@@ -15,8 +16,8 @@ def home(tmp_path, monkeypatch):
 
 
 def test_each_name_is_a_dataset():
-    assert len(official_weights.DATASETS) == 8
-    assert set(official_weights.DATASETS.values()) < benchmarks.DATASETS.keys()
+    assert len(torch_import.OFFICIAL_REGRESSORS) == 8
+    assert set(torch_import.OFFICIAL_REGRESSORS.values()) < catalogue.DATASETS.keys()
 
 
 def test_what_was_converted_is_loaded_without_pytorch_or_network(home):
@@ -50,19 +51,19 @@ def test_each_file_is_converted_once(home, monkeypatch, tmp_path):
     fetched = []
 
     def fetch(address, path):
-        fetched.append(address.removeprefix(official_weights.ADDRESS))
+        fetched.append(address.removeprefix(official.ADDRESS))
         return path
 
     def read_regressor(path, name, encoder):
         assert path.name == f"regressor_{name}.pth"
         return model.regressor
 
-    source = convert._read_directory(tmp_path / "seeded")[2]
+    source = torch_import._read_directory(tmp_path / "seeded")[2]
     monkeypatch.delenv("ARNIQA_JAX_WEIGHTS", raising=False)
     monkeypatch.setattr(torch_files, "require_torch", lambda path: None)
     monkeypatch.setattr(download, "fetch", fetch)
-    monkeypatch.setattr(convert, "read_file", lambda path: (model.encoder, source))
-    monkeypatch.setattr(convert, "read_regressor", read_regressor)
+    monkeypatch.setattr(torch_import, "read_file", lambda path: (model.encoder, source))
+    monkeypatch.setattr(torch_import, "read_regressor", read_regressor)
     for name in ("live", "csiq", "live"):
         assert arniqa_jax.load(name).regressor is not None
     assert fetched == ["/ARNIQA.pth", "/regressor_live.pth", "/regressor_csiq.pth"]

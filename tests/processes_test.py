@@ -16,7 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from arniqa_jax import checkpoints, encoders, metrics_log, workdir
+from arniqa_jax.storage import checkpoints, workdir
+from arniqa_jax.training import metrics_log
+from arniqa_jax.weights import encoders
 from benchmarks import soak
 
 _INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")

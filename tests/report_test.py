@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.data import benchmarks
+from arniqa_jax.datasets import catalogue
 from arniqa_jax.evaluation import (
     comparison,
     figures,
     gmad,
     protocol,
     published,
-    regressors,
     rendering,
     report,
     results,
     tables,
 )
-from arniqa_jax.evaluation.features import Extractor
+from arniqa_jax.evaluation import regressors as fitted
 from arniqa_jax.evaluation.results import CrossResult, Figure
 from arniqa_jax.evaluation.tables import Change, Table
+from arniqa_jax.inference.dataset_extractor import DatasetExtractor
+from arniqa_jax.weights import regressors
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def setting(tmp_path_factory):
             "koniq-10k": miniature.koniq10k(root, miniature._Painter(1)),
         }
         miniature.use_counts(patch, counts)
-        opened = [benchmarks.open_benchmark(name, root) for name in counts]
+        opened = [catalogue.open_benchmark(name, root) for name in counts]
     found = [
         protocol.evaluate(
             miniature.encoder(seed, f"step {seed}"),
@@ -273,9 +274,9 @@ def test_comparison_of_different_images_is_refused(setting):
 
 def test_regressors_predict_like_the_protocol(setting, tmp_path):
     (a, _), (live, _), cache = setting
-    regressors.write_all(a, tmp_path)
+    fitted.write_all(a, tmp_path)
     regressor = regressors.read(tmp_path, "live")
-    features = Extractor(miniature.encoder(0), cache).dataset(live).values_RCD
+    features = DatasetExtractor(miniature.encoder(0), cache).dataset(live).values_RCD
     raw = regressor.raw_scores(features)
     dataset = a.dataset("live")
     means = features.astype(np.float64).mean(1)
@@ -297,7 +298,7 @@ def test_figures_of_a_synthetic_and_an_authentic_dataset(
 ):
     (a, b), opened, cache = setting
     monkeypatch.setattr(figures, "_TSNE_STEPS", 250)  # the fewest that it takes
-    extractor = Extractor(miniature.encoder(0), cache)
+    extractor = DatasetExtractor(miniature.encoder(0), cache)
     figures.write(a, opened, extractor, tmp_path)
     gmad.write(a, b, opened, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from arniqa_jax import errors, schedules
+from arniqa_jax import errors
+from arniqa_jax.training import optimizers
 
 
 def _schedule(**changes):
@@ -21,7 +22,7 @@ def _schedule(**changes):
         "warmup_steps": 0,
         "lr_scaling": "none",
     }
-    return schedules.learning_rate_schedule(**fields | changes)
+    return optimizers.learning_rate_schedule(**fields | changes)
 
 
 def _cosine(progress, peak=1e-3, floor=1e-6):
@@ -77,7 +78,7 @@ def test_values_that_make_no_sense(changes):
 
 
 def test_sgd_is_that_of_pytorch():
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name="sgd", schedule=lambda _: 0.1, momentum=0.9, weight_decay=0.01
     )
     params = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
@@ -97,7 +98,7 @@ def test_sgd_is_that_of_pytorch():
 
 
 def test_lars_leaves_vectors_without_decay():
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name="lars", schedule=lambda _: 0.1, momentum=0.9, weight_decay=0.5
     )
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
@@ -109,6 +110,6 @@ def test_lars_leaves_vectors_without_decay():
 
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(errors.UsageError, match=r"optimizer\.name='adam'"):
-        schedules.optimizer(
+        optimizers.optimizer(
             name="adam", schedule=lambda _: 0.1, momentum=0.9, weight_decay=0.0
         )

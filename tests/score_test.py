@@ -1,6 +1,7 @@
 """The score command: unusual and bad images, tables, going on after an end."""
 
 import csv
+import functools
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import small_model
 from PIL import Image
 
 from arniqa_jax import command, errors, score
+from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import inputs, tables
 from benchmarks import soak
 
@@ -211,7 +213,8 @@ def test_few_images_are_decoded_ahead(tmp_path):
             taken.append(i)
             yield inputs.Input(str(tmp_path / f"{i}.png"))
 
-    loaded = inputs.load_all(lambda image: (image,), items(), threads=2)
+    load = functools.partial(inputs.load, lambda image: (image,))
+    loaded = map_in_threads(load, items(), threads=2)
     for i, (one, view) in enumerate(loaded):
         assert one.input.path.endswith(f"/{i}.png") and view is None
         assert len(taken) <= i + 6

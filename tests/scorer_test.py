@@ -14,7 +14,8 @@ from PIL import Image
 import arniqa_jax
 from arniqa_jax import errors
 from arniqa_jax.data import crops as image_crops
-from arniqa_jax.scoring import batches, heat_map, scorer
+from arniqa_jax.inference import extractor, preprocessing
+from arniqa_jax.scoring import heat_map
 
 SIZES = [(40, 60), (100, 33), (1, 1), (31, 300), (64, 64), (7, 90), (64, 64)]
 
@@ -37,7 +38,7 @@ def images():
 
 def _plain(model, image):
     """Crop by crop, without folding: the definition."""
-    crops = image_crops.evaluation_crops(image, 32)
+    crops = preprocessing.evaluation_crops(image, 32)
     encoder = model.encoder
     full, half = (
         np.asarray(encoder.apply(encoder.variables, crops[:, scale]))
@@ -59,9 +60,9 @@ def test_features_and_scores_are_those_of_the_definition(model, images):
 
 
 def test_one_compilation_serves_every_size(model, images):
-    scorer._embed.clear_cache()
+    extractor._embed.clear_cache()
     model.score(images)
-    assert scorer._embed._cache_size() == 1
+    assert extractor._embed._cache_size() == 1
 
 
 def test_whole_images_go_in_groups_of_one_size_and_keep_their_order(directory, images):
@@ -80,10 +81,10 @@ def test_whole_images_go_in_groups_of_one_size_and_keep_their_order(directory, i
 
 def test_the_order_holds_beside_unreadable_ones_and_full_windows(model, images):
     stream = [
-        (i, None if i % 3 == 0 else model.view(images[i % len(images)]))
+        (i, None if i % 3 == 0 else model.extractor.view(images[i % len(images)]))
         for i in range(60)
     ]
-    found = list(model.embed(iter(stream)))
+    found = list(model.extractor.embed(iter(stream)))
     assert [tag for tag, _ in found] == list(range(60))
     assert all((values is None) == (tag % 3 == 0) for tag, values in found)
     features = model.features(images)
@@ -99,19 +100,19 @@ def test_a_cpu_computes_as_many_images_at_a_time_as_it_has_cores(
     monkeypatch.setattr(os, "cpu_count", lambda: 3 * devices)
     model = arniqa_jax.load(directory)
     together = threading.Barrier(3, timeout=60)  # each waits there for two others
-    embed_batch = model._embed_batch
+    embed_batch = model.extractor._embed_batch
 
     def embed_beside_others(views):
         together.wait()
         return embed_batch(views)
 
-    monkeypatch.setattr(model, "_embed_batch", embed_beside_others)
+    monkeypatch.setattr(model.extractor, "_embed_batch", embed_beside_others)
     model.score([images[0]] * 6 * devices)
 
 
 def test_a_stream_that_is_left_ends_its_threads(model, images):
-    views = ((i, model.view(images[0])) for i in itertools.count())
-    stream = model.embed(views)
+    views = ((i, model.extractor.view(images[0])) for i in itertools.count())
+    stream = model.extractor.embed(views)
     next(stream)
     assert any(thread.name.startswith("embed") for thread in threading.enumerate())
     stream.close()
@@ -123,19 +124,19 @@ def test_a_stream_that_is_left_ends_its_threads(model, images):
 
 def test_few_images_of_many_sizes_do_not_wait_for_ever(directory, monkeypatch):
     model = arniqa_jax.load(directory, crops="whole")
-    monkeypatch.setattr(batches, "_WAITING_BATCHES", 1)
+    monkeypatch.setattr(extractor, "_WAITING_BATCHES", 1)
     seen = []
 
     def views():
         for i in range(100):
             seen.append(i)
             size = (8, 8) if i == 0 else (9, 9)
-            yield i, model.view(np.zeros((*size, 3), np.uint8))
+            yield i, model.extractor.view(np.zeros((*size, 3), np.uint8))
 
     tags = []
-    for tag, _ in model.embed(views()):
+    for tag, _ in model.extractor.embed(views()):
         tags.append(tag)
-        assert len(seen) <= tag + 5 * model.batch_size
+        assert len(seen) <= tag + 5 * model.extractor.batch_size
     assert tags == list(range(100))
 
 
@@ -190,8 +191,8 @@ def test_score_fn_is_the_score_and_has_a_gradient(model):
 def test_half_scale_of_score_fn_is_that_of_pillow():
     # Away from black and white, where Pillow clips between its two passes too.
     image = np.random.default_rng(0).integers(64, 192, (90, 61, 3), np.uint8)
-    crops = scorer._differentiable_crops(jnp.float32(image[None] / 255), 32)
-    expected = image_crops.evaluation_crops(image, 32)
+    crops = preprocessing.differentiable_crops(jnp.float32(image[None] / 255), 32)
+    expected = preprocessing.evaluation_crops(image, 32)
     np.testing.assert_allclose(crops[0, :, 0] * 255, expected[:, 0], atol=1e-3)
     # Pillow rounds after each of its two passes.
     np.testing.assert_allclose(crops[0, :, 1] * 255, expected[:, 1], atol=1.01)
@@ -217,7 +218,7 @@ def test_without_a_regressor_there_are_features(tmp_path, images):
 
 def test_quality_map(model, images):
     image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
-    scorer._embed.clear_cache()
+    extractor._embed.clear_cache()
     scores = model.quality_map(image, stride=20)
     assert scores.shape == (4, 3) and scores.dtype == np.float32
     window = image[48:80, 38:70]  # the last one ends with the image
@@ -228,6 +229,6 @@ def test_quality_map(model, images):
     expected = model.scores_of(np.asarray(features))
     np.testing.assert_allclose(scores[-1, -1], expected[0, 0], atol=1e-5)
     assert model.quality_map(images[2]).shape == (1, 1)
-    assert scorer._embed._cache_size() <= 2
+    assert extractor._embed._cache_size() <= 2
     drawn = heat_map.overlay(image, scores)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8

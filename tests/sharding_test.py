@@ -8,7 +8,8 @@ import socket
 import jax
 import pytest
 
-from arniqa_jax import errors, sharding
+from arniqa_jax import errors
+from arniqa_jax.distributed import sharding
 
 _SLURM = {
     "SLURM_JOB_ID": "4711",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from arniqa_jax import errors
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import simclr
-from arniqa_jax.model.encoder import Encoder
 
 
 def _model(**fields) -> simclr.SimCLR:

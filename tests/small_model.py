@@ -5,10 +5,10 @@ import pathlib
 import jax
 import numpy as np
 
-from arniqa_jax import model_directory, torch_names
-from arniqa_jax.evaluation.regressors import Regressor
-from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
+from arniqa_jax.weights import model_directory, torch_names
+from arniqa_jax.weights.regressors import Regressor
 
 
 def write(directory: pathlib.Path, *names: str, crops: str = "five") -> pathlib.Path:

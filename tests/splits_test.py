@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.data import splits
+from arniqa_jax.datasets import splits
 
 # Ten images of five contents.
 CONTENTS = [str(i // 2) for i in range(10)]

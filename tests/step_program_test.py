@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arniqa_jax import encoders, schedules, sharding, throughput, train, train_step
+from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
+from arniqa_jax.training import loop, optimizers, throughput, train_step
+from arniqa_jax.weights import encoders
 from configs import pretrain
 
 _ROOT = pathlib.Path(pretrain.__file__).parents[1]
@@ -28,11 +30,11 @@ _NAMES = sorted(path.stem for path in (_ROOT / "configs").glob("*.py"))
 def _make_step(config):
     """The step of a config on one device, and the shapes of its arguments."""
     model = encoders.build_model(config)
-    schedule = schedules.learning_rate_schedule(
+    schedule = optimizers.learning_rate_schedule(
         **config.schedule, learning_rate=config.optimizer.learning_rate,
         batch_size=config.train.batch_size, steps_per_epoch=10, total_steps=100,
     )  # fmt: skip
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name=config.optimizer.name, schedule=schedule,
         momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay,
     )  # fmt: skip
@@ -173,9 +175,9 @@ def test_the_loop_sends_the_batch_and_fetches_the_metrics(monkeypatch, tmp_path)
         sharding, "put_batch", lambda *a: (calls.append("put"), put(*a))[1]
     )
     monkeypatch.setattr(jax, "device_get", lambda x: (calls.append("get"), get(x))[1])
-    monkeypatch.setattr(train._Run, "_validate", lambda *_: 0.0)
-    monkeypatch.setattr(train._Run, "_test", lambda _: None)
-    assert train.run(config, tmp_path) == 0
+    monkeypatch.setattr(loop._Run, "_validate", lambda *_: 0.0)
+    monkeypatch.setattr(loop._Run, "_test", lambda _: None)
+    assert loop.run(config, tmp_path) == 0
     # Compiled once. The metrics of a step are fetched when the next one is under way.
     assert calls == ["compile", "put", "step", *["put", "step", "get"] * 4, "get"]
 

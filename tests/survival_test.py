@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arniqa_jax import checkpoints, encoders, errors, train, workdir
+from arniqa_jax import errors
 from arniqa_jax.data import pairs, photos
+from arniqa_jax.storage import checkpoints, workdir
+from arniqa_jax.training import loop
+from arniqa_jax.weights import encoders
 from benchmarks import soak
 from configs import pretrain
 
@@ -75,7 +79,7 @@ def _resume(path) -> int:
     """Resumes in this process."""
     config = pretrain.get_config()
     config.update_from_flattened_dict(_FIELDS | {"evaluation.root": str(path.parent)})
-    return train.run(config, path)
+    return loop.run(config, path)
 
 
 def _one_line(err: str) -> str:
@@ -85,7 +89,8 @@ def _one_line(err: str) -> str:
     that was closed under it.
     """
     assert "Traceback" not in err or "Event loop is closed" in err
-    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    # Whose word may also stand before it on the same line.
+    (line,) = re.findall(r"(?<![A-Za-z])error: .*", err)
     return line
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import seeded_weights
 
-from arniqa_jax import errors, torch_files, torch_names
+from arniqa_jax import errors
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import resnet, simclr
-from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.weights import torch_files, torch_names
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "resnet50.npz"
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import seeded_weights
 
-from arniqa_jax import convert, encoders, errors, model_directory, torch_files
+from arniqa_jax import errors
+from arniqa_jax.weights import encoders, model_directory, torch_files, torch_import
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: pip install '.[convert]'"
@@ -58,7 +59,7 @@ def model(files, tmp_path_factory):
     folder, _ = files
     target = tmp_path_factory.mktemp("models") / "official"
     regressors = [folder / "regressor_live.pth"]
-    convert.convert(folder / "ARNIQA.pth", target, regressors)
+    torch_import.convert(folder / "ARNIQA.pth", target, regressors)
     return target
 
 
@@ -88,7 +89,7 @@ def test_the_official_files_give_the_features_and_scores_of_pytorch(
 def test_export_loads_strictly_and_holds_every_bit(
     plain_resnet, official, model, tmp_path
 ):
-    convert.convert(model, tmp_path / "back.pth", [])
+    torch_import.convert(model, tmp_path / "back.pth", [])
     state = torch.load(tmp_path / "back.pth", weights_only=True)
     plain_resnet.Official().load_state_dict(state, strict=True)
     for name, value in official.state_dict().items():
@@ -128,4 +129,4 @@ def test_a_regressor_of_another_width(model, tmp_path):
         torch.jit.script(nn.Linear(1024, 1)).save(tmp_path / "regressor_csiq.pth")
     encoder = encoders.load(model)
     with pytest.raises(errors.CheckpointError, match=r"1024 features.*gives 4096"):
-        convert.read_regressor(tmp_path / "regressor_csiq.pth", "csiq", encoder)
+        torch_import.read_regressor(tmp_path / "regressor_csiq.pth", "csiq", encoder)

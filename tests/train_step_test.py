@@ -11,8 +11,10 @@ import pytest
 import scipy.ndimage
 from jax.sharding import AxisType
 
-from arniqa_jax import degradation, schedules, sharding, train_step
+from arniqa_jax import degradation
+from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
+from arniqa_jax.training import optimizers, train_step
 from benchmarks import scaling
 
 _OPTIONS = {"max_distortions": 4, "num_levels": 5, "pristine_prob": 0.05, "tile": 0}
@@ -49,7 +51,7 @@ def _state(optimizer) -> train_step.TrainState:
     return train_step.initial_state(variables, optimizer)
 
 
-_SCHEDULE = schedules.learning_rate_schedule(
+_SCHEDULE = optimizers.learning_rate_schedule(
     name="constant", learning_rate=1e-3, batch_size=16, steps_per_epoch=1,
     total_steps=5, first_period_epochs=1.0, period_multiplier=2.0, floor=0.0,
     warmup_steps=0, lr_scaling="none",
@@ -59,7 +61,7 @@ _SCHEDULE = schedules.learning_rate_schedule(
 def _run(devices: int, accumulation: int = 1, steps: int = 5):
     """The states before and after, the losses, and the compiled step."""
     mesh = _mesh(devices)
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name="sgd", schedule=_SCHEDULE, momentum=0.9, weight_decay=1e-4
     )
     step = train_step.make_step(
@@ -187,7 +189,7 @@ def test_all_crops_of_a_pair_share_the_chain():
 
 def test_chunks_change_only_what_batch_norm_sees():
     """With two chunks: the gradient of the loss over all embeddings of both."""
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name="sgd", schedule=_SCHEDULE, momentum=0.9, weight_decay=1e-4
     )
     state = _state(optimizer)

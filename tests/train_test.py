@@ -18,18 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arniqa_jax import (
-    checkpoints,
-    encoders,
-    errors,
-    metrics_log,
-    plans,
-    schedules,
-    sharding,
-    train,
-    train_step,
-    workdir,
-)
+from arniqa_jax import errors
+from arniqa_jax.distributed import sharding
+from arniqa_jax.storage import checkpoints, workdir
+from arniqa_jax.training import loop, metrics_log, optimizers, plans, train_step
+from arniqa_jax.weights import encoders
 from configs import pretrain
 
 _INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
@@ -92,7 +85,7 @@ def _record(path) -> list[dict]:
 def _files(path) -> dict[str, bytes]:
     """Every stored value of the last checkpoint, as bytes by its name."""
     model = encoders.build_model(workdir.read_config(path))
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name="sgd", schedule=lambda _: 0.0, momentum=0.9, weight_decay=0.0
     )
     abstract = jax.eval_shape(
@@ -225,7 +218,7 @@ def test_what_cannot_run_is_said_at_once(tmp_path, fields, message):
     config = pretrain.get_config()
     config.update_from_flattened_dict(_FIELDS | {"train.batch_size": 8} | fields)
     with pytest.raises(errors.ArniqaError, match=message):
-        train.run(config, tmp_path / "run")
+        loop.run(config, tmp_path / "run")
 
 
 def test_encoders_of_a_run(uninterrupted):

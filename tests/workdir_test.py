@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from arniqa_jax import errors, workdir
+from arniqa_jax import errors
+from arniqa_jax.storage import files, workdir
 from configs import pretrain
 
 
@@ -80,7 +81,7 @@ def test_a_directory_without_a_run(tmp_path, content, message):
 
 def test_a_second_run_is_kept_out_and_a_dead_one_is_not_in_the_way(run):
     hold = (
-        "import sys, time; from arniqa_jax import workdir\n"
+        "import sys, time; from arniqa_jax.storage import workdir\n"
         "with workdir.Workdir(sys.argv[1]).lock():\n"
         "    print('held', flush=True); time.sleep(60)"
     )
@@ -101,13 +102,13 @@ def test_a_second_run_is_kept_out_and_a_dead_one_is_not_in_the_way(run):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "file"
-    workdir.write_aside(file, "old")
+    files.write_atomically(file, "old")
 
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left.*/file'"):
-        workdir.write_aside(file, "new")
+        files.write_atomically(file, "new")
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]

@@ -1,1 +1,1 @@
-"""Where images and scores come from; host only, never imports jax.numpy."""
+"""Photographs for pre-training, as pairs of crops; host only, no jax.numpy."""

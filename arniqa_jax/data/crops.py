@@ -1,4 +1,4 @@
-"""Half-scale images and the crops that training and evaluation take of them.
+"""Half-scale images, random crops and windows.
 
 Images are uint8 NumPy arrays of shape (H, W, 3). A crop is always `size` x `size`
 pixels; whatever of it lies outside the image is zero. Sections 2 and 3 of the method
@@ -40,46 +40,6 @@ def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.nd
     """
     top, left = (int(rng.integers(max(0, side - size) + 1)) for side in image.shape[:2])
     return window(image, top, left, size)
-
-
-def five_crops(image: np.ndarray, size: int) -> np.ndarray:
-    """The centre and the four corners, see `five_offsets`.
-
-    Args:
-      image: uint8 (H, W, 3).
-      size: side of a crop in pixels.
-
-    Returns:
-      uint8 (5, size, size, 3).
-    """
-    offsets = five_offsets(*image.shape[:2], size)
-    return np.stack([window(image, top, left, size) for top, left in offsets])
-
-
-def five_offsets(height: int, width: int, size: int) -> tuple[tuple[int, int], ...]:
-    """Rows and columns at which the five crops of an image start.
-
-    The order is centre, top left, bottom left, top right, bottom right. The centre
-    starts at side // 2 - size // 2, the others at 0 or side - size; both are negative
-    where the image is smaller, and the zeros then lie before the image.
-    """
-    bottom, right = height - size, width - size
-    middle = (height // 2 - size // 2, width // 2 - size // 2)
-    return middle, (0, 0), (bottom, 0), (0, right), (bottom, right)
-
-
-def evaluation_crops(image: np.ndarray, size: int) -> np.ndarray:
-    """The five crops at full scale and at half scale.
-
-    Args:
-      image: uint8 (H, W, 3).
-      size: side of a crop in pixels.
-
-    Returns:
-      uint8 (5, 2, size, size, 3); the second axis is full scale, half scale.
-    """
-    scales = (image, half_scale(image))
-    return np.stack([five_crops(scale, size) for scale in scales], axis=1)
 
 
 def window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:

@@ -14,11 +14,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from arniqa_jax.data.labelled import PROXY, Benchmark
+from arniqa_jax.datasets.labelled import PROXY, Benchmark
 from arniqa_jax.evaluation import statistics
-from arniqa_jax.evaluation.features import Extractor
 from arniqa_jax.evaluation.results import DatasetResult, Results
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.inference.dataset_extractor import DatasetExtractor
+from arniqa_jax.storage.files import write_atomically
 
 # Beyond this, t-SNE takes minutes and the points cover each other.
 _MANIFOLD_IMAGES = 3000
@@ -30,7 +30,7 @@ _THUMBNAIL = 160  # pixels
 def write(
     results: Results,
     benchmarks: list[Benchmark],
-    extractor: Extractor,
+    extractor: DatasetExtractor,
     directory: pathlib.Path,
 ) -> None:
     """Draws every figure of every dataset into a directory, made where missing.
@@ -64,7 +64,7 @@ def save(figure: Figure, path: pathlib.Path) -> None:
     """Writes a PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-    write_aside(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def score_name(dataset: DatasetResult) -> str:
@@ -184,7 +184,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def manifolds(
-    benchmark: Benchmark, extractor: Extractor, seed: int
+    benchmark: Benchmark, extractor: DatasetExtractor, seed: int
 ) -> dict[str, Figure]:
     """The features in two dimensions; colour = distortion, opacity = level."""
     features = extractor.dataset(benchmark)

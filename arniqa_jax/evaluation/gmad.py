@@ -13,7 +13,7 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from arniqa_jax import errors
-from arniqa_jax.data.labelled import Benchmark
+from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.evaluation import figures
 from arniqa_jax.evaluation.results import Results
 

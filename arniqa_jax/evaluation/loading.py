@@ -6,10 +6,11 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from arniqa_jax import cache, errors
-from arniqa_jax.data import benchmarks, custom
-from arniqa_jax.data.labelled import Benchmark
+from arniqa_jax import errors
+from arniqa_jax.datasets import catalogue, csv_table
+from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.evaluation import proxy
+from arniqa_jax.storage import cache
 
 
 def load_benchmarks(
@@ -23,7 +24,7 @@ def load_benchmarks(
     """Opens datasets by name.
 
     Args:
-      names: comma-separated, in any letter case: keys of `benchmarks.DATASETS`,
+      names: comma-separated, in any letter case: keys of `catalogue.DATASETS`,
         `builtin` for the proxy, `csv` for a table of one's own in `root`, or
         `csv:PATH` for one elsewhere (a table or a folder with one; relative to `root`).
       root: folder that holds the folders of the datasets; may be empty for `builtin`.
@@ -34,7 +35,7 @@ def load_benchmarks(
 
     Raises:
       UsageError: an unknown name, a name twice, no name, or no root.
-      DatasetError: see `benchmarks.open_benchmark`.
+      DatasetError: see `catalogue.open_benchmark`.
     """
     return defer_proxy(
         names, root, cache_dir=cache_dir, allow_partial=allow_partial, seed=seed
@@ -80,7 +81,7 @@ def defer_proxy(
 def _open(name, root, allow_partial, seed) -> Benchmark | None:
     """None for the proxy."""
     kind, _, path = name.partition(":")
-    known = ["builtin", "csv", *benchmarks.DATASETS]
+    known = ["builtin", "csv", *catalogue.DATASETS]
     if kind.lower() not in known or (path and kind.lower() != "csv"):
         near = difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0)
         raise errors.UsageError(
@@ -96,5 +97,5 @@ def _open(name, root, allow_partial, seed) -> Benchmark | None:
         )
     options = {"allow_partial": allow_partial, "seed": seed}
     if kind.lower() == "csv":
-        return custom.open_csv(pathlib.Path(root) / path, **options)
-    return benchmarks.open_benchmark(kind.lower(), pathlib.Path(root), **options)
+        return csv_table.open_csv(pathlib.Path(root) / path, **options)
+    return catalogue.open_benchmark(kind.lower(), pathlib.Path(root), **options)

@@ -17,16 +17,13 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.data.labelled import Benchmark
-from arniqa_jax.data.splits import Split
-from arniqa_jax.evaluation import feature_store, ridge, statistics, summaries
-from arniqa_jax.evaluation.feature_store import Features
-from arniqa_jax.evaluation.features import Encoder, Extractor
+from arniqa_jax.datasets.labelled import Benchmark
+from arniqa_jax.datasets.splits import Split
+from arniqa_jax.evaluation import ridge, statistics, summaries
 from arniqa_jax.evaluation.results import (
     CrossResult,
     DatasetResult,
@@ -34,6 +31,10 @@ from arniqa_jax.evaluation.results import (
     Results,
     TestPart,
 )
+from arniqa_jax.inference import feature_store
+from arniqa_jax.inference.dataset_extractor import DatasetExtractor
+from arniqa_jax.inference.extractor import Encoder
+from arniqa_jax.inference.feature_store import Features
 
 ALPHAS = np.geomspace(1e-3, 1e3, 100)
 # Shares of the training part in the data-efficiency curve.
@@ -46,7 +47,6 @@ def validate(
     *,
     alpha: float,
     cache_dir: str | os.PathLike,
-    mesh: jax.sharding.Mesh | None = None,
     crops: str = "five",
     workers: int = 2,
 ) -> dict[str, float]:
@@ -59,7 +59,7 @@ def validate(
       The SRCC of each dataset by its name, and their `mean`.
     """
     directory = pathlib.Path(cache_dir) / "validation"
-    extractor = Extractor(encoder, directory, crops, mesh, workers)
+    extractor = DatasetExtractor(encoder, directory, crops, workers)
     feature_store.prune(directory, keep=extractor.directory)
     figures = {}
     for benchmark in benchmarks:
@@ -82,7 +82,6 @@ def evaluate(
     benchmarks: Sequence[Benchmark],
     *,
     cache_dir: str | os.PathLike,
-    mesh: jax.sharding.Mesh | None = None,
     crops: str = "five",
     workers: int = 2,
     seed: int = 27,
@@ -95,7 +94,6 @@ def evaluate(
       encoder: the encoder.
       benchmarks: the datasets.
       cache_dir: where features are kept.
-      mesh: devices to embed on; None for one.
       crops: `five` or `whole`.
       workers: threads that decode images.
       seed: of the bootstrap and of the parts in the data-efficiency curve.
@@ -106,7 +104,7 @@ def evaluate(
     Raises:
       DatasetError: full reference without any dataset that has references.
     """
-    extractor = Extractor(encoder, pathlib.Path(cache_dir), crops, mesh, workers)
+    extractor = DatasetExtractor(encoder, pathlib.Path(cache_dir), crops, workers)
     if full_reference:
         benchmarks = [b for b in benchmarks if b.references is not None]
         if not benchmarks:

@@ -20,9 +20,9 @@ from absl import logging
 from PIL import Image
 
 from arniqa_jax import degradation
-from arniqa_jax.data.labelled import PROXY, Benchmark
 from arniqa_jax.data.photos import BUILTIN, builtin_photo
-from arniqa_jax.data.splits import from_parts
+from arniqa_jax.datasets.labelled import PROXY, Benchmark
+from arniqa_jax.datasets.splits import from_parts
 
 # Larger than the crops of the paper, so that the five differ a little; small enough for
 # the whole set to be made in a minute and embedded in seconds by a small encoder.

@@ -1,68 +1,16 @@
-"""Regressors in the format of a model directory: `NAME.json` beside `NAME.npz`.
+"""The regressors that an evaluation fits, written for scoring."""
 
-A regressor maps the features of one encoder to the scores of one dataset, and says in
-which direction and on which scale those are. No pickle.
-"""
-
-import dataclasses
-import io
-import json
 import pathlib
-import zipfile
 
-import numpy as np
-
-from arniqa_jax import errors
 from arniqa_jax.evaluation.results import Results
-from arniqa_jax.version import __version__
-from arniqa_jax.workdir import write_aside
-
-FORMAT_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Regressor:
-    """A linear map from features to scores.
-
-    Attributes:
-      dataset: title of the dataset it was fitted on.
-      alpha: ridge penalty.
-      score_range: raw scores at which the public score is at the ends of 0..1.
-      higher_is_better: False for DMOS; the public score is turned round.
-      crops: `five` or `whole`.
-      patch_size: side of a crop in pixels.
-      encoder: fingerprint of the encoder.
-      images: number of images it was fitted on.
-      weights_D: float64.
-      intercept: of the raw score.
-    """
-
-    dataset: str
-    alpha: float
-    score_range: tuple[float, float]
-    higher_is_better: bool
-    crops: str
-    patch_size: int
-    encoder: str
-    images: int
-    weights_D: np.ndarray
-    intercept: float
-
-    def raw_scores(self, features_NCD: np.ndarray) -> np.ndarray:
-        """Scores (N,) in the unit and direction of the dataset, mean over the crops."""
-        return features_NCD.astype(np.float64).mean(1) @ self.weights_D + self.intercept
-
-    def public_scores(self, raw_N: np.ndarray) -> np.ndarray:
-        """Scaled to 0..1 by the range of the dataset, higher is better; not clipped."""
-        low, high = self.score_range
-        scaled_N = (raw_N - low) / (high - low)
-        return scaled_N if self.higher_is_better else 1 - scaled_N
+from arniqa_jax.weights import regressors
+from arniqa_jax.weights.regressors import Regressor
 
 
 def write_all(results: Results, directory: pathlib.Path) -> None:
     """Writes the regressor of each whole dataset; nothing in full-reference mode."""
     for name, regressor in _from_results(results).items():
-        write(regressor, directory, name)
+        regressors.write(regressor, directory, name)
 
 
 def add_missing(results: Results, directory: pathlib.Path) -> list[str]:
@@ -70,7 +18,7 @@ def add_missing(results: Results, directory: pathlib.Path) -> list[str]:
     added = []
     for name, regressor in _from_results(results).items():
         if not (directory / f"{name}.json").exists():
-            write(regressor, directory, name)
+            regressors.write(regressor, directory, name)
             added.append(name)
     return added
 
@@ -94,53 +42,3 @@ def _from_results(results: Results) -> dict[str, Regressor]:
         )
         for dataset in results.datasets
     }
-
-
-def write(regressor: Regressor, directory: pathlib.Path, name: str) -> None:
-    """Writes `NAME.npz`, then `NAME.json`, by which it is found.
-
-    Args:
-      regressor: what to write.
-      directory: made where missing.
-      name: of the two files.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    fields = {
-        field.name: getattr(regressor, field.name)
-        for field in dataclasses.fields(regressor)
-        if field.name not in ("weights_D", "intercept")
-    }
-    described = {"format_version": FORMAT_VERSION, "arniqa_jax": __version__, **fields}
-    buffer = io.BytesIO()
-    np.savez(
-        buffer, weights=regressor.weights_D, intercept=np.array(regressor.intercept)
-    )
-    write_aside(directory / f"{name}.npz", buffer.getvalue())
-    write_aside(directory / f"{name}.json", json.dumps(described, indent=1) + "\n")
-
-
-def read(directory: pathlib.Path, name: str) -> Regressor:
-    """Reads what `write` wrote.
-
-    Raises:
-      CheckpointError: it is missing, damaged or of another format.
-    """
-    path = directory / f"{name}.json"
-    try:
-        described = json.loads(path.read_text())
-        version = described.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise errors.CheckpointError(
-                f"{path} has the format version {version}, this program reads "
-                f"{FORMAT_VERSION}: evaluate again"
-            )
-        del described["arniqa_jax"]
-        described["score_range"] = tuple(described["score_range"])
-        with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
-            weights_D, intercept = arrays["weights"], float(arrays["intercept"])
-        return Regressor(**described, weights_D=weights_D, intercept=intercept)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise errors.CheckpointError(
-            f"{path} is no regressor that can be read ({error!r}): fit it again with "
-            f"arniqa_jax.evaluate"
-        ) from error

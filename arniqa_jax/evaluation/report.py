@@ -8,7 +8,7 @@ from typing import Any
 from arniqa_jax.evaluation import comparison, regressors, rendering, results, tables
 from arniqa_jax.evaluation.results import Results
 from arniqa_jax.evaluation.tables import Table
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.storage.files import write_atomically
 
 
 def terminal_table(evaluated: Results) -> str:
@@ -87,6 +87,6 @@ def _write_tables(found: Sequence[Table], directory: pathlib.Path, name: str) ->
         (".md", rendering.to_markdown),
         (".tex", rendering.to_latex),
     ):
-        write_aside(directory / f"{name}{suffix}", "\n".join(map(render, found)))
+        write_atomically(directory / f"{name}{suffix}", "\n".join(map(render, found)))
     for table in found:
-        write_aside(directory / f"{table.name}.csv", rendering.to_csv(table))
+        write_atomically(directory / f"{table.name}.csv", rendering.to_csv(table))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from arniqa_jax import errors
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.storage.files import write_atomically
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("arniqa_jax", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
@@ -195,9 +195,9 @@ def save(
             arrays[f"{place}/train_images"] = np.array(test.train_images)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_aside(directory / "predictions.npz", buffer.getvalue())
+    write_atomically(directory / "predictions.npz", buffer.getvalue())
     text = json.dumps(to_json(results, config), indent=1) + "\n"
-    write_aside(directory / "results.json", text)
+    write_atomically(directory / "results.json", text)
 
 
 def load(directory: str | os.PathLike) -> Results:

@@ -72,8 +72,8 @@ def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
         return None
     start = (np.max(scores_N), np.min(scores_N), np.mean(predictions_N), spread)
     try:
-        with warnings.catch_warnings():
-            # Only the covariance, which is not used, may be undetermined.
+        # Only the covariance, which is not used, may be undetermined or overflow.
+        with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)
             parameters, _ = scipy.optimize.curve_fit(
                 logistic,

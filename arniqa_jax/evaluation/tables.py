@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arniqa_jax.data.labelled import AUTHENTIC, PROXY, SYNTHETIC
+from arniqa_jax.datasets.labelled import AUTHENTIC, PROXY, SYNTHETIC
 from arniqa_jax.evaluation import published
 from arniqa_jax.evaluation.comparison import Difference
 from arniqa_jax.evaluation.results import DatasetResult, Figure, Results, Subset

@@ -1,1 +1,1 @@
-"""Quality scores for images: the Python API, and what the commands share."""
+"""Quality scores for images: the Python API and the tables of the command."""

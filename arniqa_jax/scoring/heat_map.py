@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from arniqa_jax.data import crops as image_crops
-from arniqa_jax.scoring import scorer as scorers
+from arniqa_jax.inference import preprocessing
 
-_WINDOWS = len(scorers.CROPS["five"])
+_WINDOWS = len(preprocessing.CROPS["five"])
 
 
 def quality_map(scorer, image: np.ndarray, stride: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def quality_map(scorer, image: np.ndarray, stride: int) -> np.ndarray:
     fives = [windows[i : i + _WINDOWS] for i in range(0, len(windows), _WINDOWS)]
     fives[-1] += [np.zeros_like(windows[0])] * (_WINDOWS - len(fives[-1]))
     views = ((None, (np.stack(five),)) for five in fives)
-    features = np.stack([features for _, features in scorer.embed(views)])
+    features = np.stack([features for _, features in scorer.extractor.embed(views)])
     scores = scorer.scores_of(features).ravel()[: len(windows)]
     return scores.reshape(len(tops), len(lefts))
 

@@ -3,14 +3,12 @@
 No file may end a run: whatever is wrong with one becomes its reason.
 """
 
-import collections
 import dataclasses
 import glob
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from arniqa_jax import errors
@@ -143,21 +141,3 @@ def _obstacle(path: str) -> str | None:
     except (OSError, ValueError) as error:
         return f"unreadable: {getattr(error, 'strerror', None) or error}"
     return None if stat.S_ISREG(mode) else "not a regular file"
-
-
-def load_all(
-    view: Callable, items: Iterable[Input], threads: int
-) -> Iterator[tuple[Loaded, tuple | None]]:
-    """Loads in threads and gives in order; so many are decoded ahead at most."""
-    # Decoding, resizing and copying release the interpreter lock.
-    waiting: collections.deque = collections.deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        for item in items:
-            waiting.append(pool.submit(load, view, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

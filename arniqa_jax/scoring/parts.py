@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from arniqa_jax import agreement, errors
+from arniqa_jax import errors
+from arniqa_jax.distributed import agreement
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,12 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from accelerator import plain
-from arniqa_jax import encoders, schedules, sharding, train_step
 from arniqa_jax.degradation.catalogue import CATALOGUE
+from arniqa_jax.distributed import sharding
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import losses, simclr
-from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.training import optimizers, train_step
+from arniqa_jax.weights import encoders
 
 CROPS_OF_A_PAIR = 4
 # Images that a device scores at once, five crops at two scales each.
@@ -56,14 +58,14 @@ def step(config: ConfigDict, mesh: Mesh) -> Program:
     """
     sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulation)
     model = encoders.build_model(config)
-    schedule = schedules.learning_rate_schedule(
+    schedule = optimizers.learning_rate_schedule(
         **config.schedule,
         learning_rate=config.optimizer.learning_rate,
         batch_size=config.train.batch_size,
         steps_per_epoch=1000,
         total_steps=10_000,
     )
-    optimizer = schedules.optimizer(
+    optimizer = optimizers.optimizer(
         name=config.optimizer.name,
         schedule=schedule,
         momentum=config.optimizer.momentum,

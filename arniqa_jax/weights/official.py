@@ -13,19 +13,10 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from arniqa_jax import cache, download, errors
+from arniqa_jax import errors
+from arniqa_jax.storage import cache
+from arniqa_jax.weights import download, model_directory, torch_files, torch_import
 
-# NAME of regressor_NAME.pth -> key of `data.benchmarks.DATASETS`.
-DATASETS = {
-    "live": "live",
-    "csiq": "csiq",
-    "tid2013": "tid2013",
-    "kadid10k": "kadid10k",
-    "flive": "flive",
-    "spaq": "spaq",
-    "clive": "clive",
-    "koniq10k": "koniq-10k",
-}
 ENCODER = "ARNIQA.pth"
 # Overridden by the environment variable ARNIQA_JAX_WEIGHTS, for mirrors.
 ADDRESS = "https://github.com/miccunifi/ARNIQA/releases/download/weights"
@@ -35,15 +26,13 @@ def fetch(name: str) -> pathlib.Path:
     """The model directory with the official encoder and the regressor `name`.
 
     Args:
-      name: a key of DATASETS.
+      name: a key of `torch_import.OFFICIAL_REGRESSORS`.
 
     Raises:
       ArniqaError: PyTorch, which reads the files, is missing; or they cannot be had,
         and what to fetch by hand, and where to put it, is said.
       CheckpointError: they are not the files that they have to be.
     """
-    from arniqa_jax import convert, model_directory, torch_files
-
     home = cache.directory() / "official"
     model, files = home / "model", home / "files"
     if _is_complete(model, name):
@@ -51,12 +40,12 @@ def fetch(name: str) -> pathlib.Path:
     torch_files.require_torch(pathlib.Path(ENCODER))
     with _lock(home):
         if not model_directory.is_model_directory(model):
-            encoder, source = convert.read_file(_file(files, ENCODER))
+            encoder, source = torch_import.read_file(_file(files, ENCODER))
             model_directory.write(model, encoder, source)
         if not _is_complete(model, name):
             encoder = model_directory.read_encoder(model)
             path = _file(files, f"regressor_{name}.pth")
-            regressor = convert.read_regressor(path, name, encoder)
+            regressor = torch_import.read_regressor(path, name, encoder)
             model_directory.write_regressor(model, regressor, name)
     return model
 

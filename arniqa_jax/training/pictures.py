@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from arniqa_jax import degradation
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.storage.files import write_atomically
 
 _COLUMNS = ("A, full scale", "A, half scale", "B, full scale", "B, half scale")
 _GAP = 4  # pixels
@@ -68,4 +68,4 @@ def loss_curve(path: pathlib.Path, history: list[dict], chance: float) -> None:
 
 def _write(path: pathlib.Path, buffer: io.BytesIO) -> None:
     path.parent.mkdir(exist_ok=True)
-    write_aside(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())

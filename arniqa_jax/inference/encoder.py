@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arniqa_jax.model import folded, simclr
+from arniqa_jax.inference import folded_encoder
+from arniqa_jax.model import simclr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +48,17 @@ class Encoder:
         """
         return self.embed(self.fold(variables), images_BHWC.astype(jnp.float32) / 255)
 
-    def fold(self, variables: dict[str, Any]) -> folded.Weights:
+    def fold(self, variables: dict[str, Any]) -> folded_encoder.Weights:
         """Pure: the weights for `embed`, for callers that keep them."""
-        return folded.fold(
+        return folded_encoder.fold(
             variables["params"]["encoder"], variables["batch_stats"]["encoder"]
         )
 
-    def embed(self, weights: folded.Weights, images_BHWC: jax.Array) -> jax.Array:
+    def embed(
+        self, weights: folded_encoder.Weights, images_BHWC: jax.Array
+    ) -> jax.Array:
         """Pure: float images in [0, 1] to features, as `apply`."""
-        return folded.embed(
+        return folded_encoder.embed(
             weights,
             images_BHWC,
             imagenet_input=self.imagenet_input,

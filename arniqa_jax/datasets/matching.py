@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from arniqa_jax import errors
-from arniqa_jax.data.labels import Label
-from arniqa_jax.data.synthetic import Distortion
+from arniqa_jax.datasets.distortion_names import Distortion
+from arniqa_jax.datasets.labels import Label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from arniqa_jax.data.images import decode_image
-from arniqa_jax.data.splits import Split
+from arniqa_jax.datasets.splits import Split
 
 # Kinds; the averages of the tables go by them.
 SYNTHETIC, AUTHENTIC, CUSTOM, PROXY = "synthetic", "authentic", "custom", "proxy"
@@ -64,7 +64,7 @@ class Benchmark:
     Shapes: N images.
 
     Attributes:
-      name: key in `benchmarks.DATASETS`, `builtin`, or that of a folder of one's own.
+      name: key in `catalogue.DATASETS`, `builtin`, or that of a folder of one's own.
       title: what tables call it.
       kind: synthetic, authentic, custom or proxy.
       images: the images, in the order of everything below.

@@ -18,27 +18,26 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from arniqa_jax import (
-    agreement,
-    encoders,
-    errors,
+from arniqa_jax import errors
+from arniqa_jax.command import StopRequest
+from arniqa_jax.data import pairs, photos
+from arniqa_jax.data.workers import Batches
+from arniqa_jax.datasets.labelled import Benchmark
+from arniqa_jax.distributed import agreement, sharding
+from arniqa_jax.evaluation import loading
+from arniqa_jax.inference.encoder import Encoder
+from arniqa_jax.storage.checkpoints import Checkpoints
+from arniqa_jax.storage.workdir import Workdir
+from arniqa_jax.training import (
     metrics_log,
+    optimizers,
     pictures,
     plans,
-    schedules,
-    sharding,
     throughput,
     train_step,
 )
-from arniqa_jax.checkpoints import Checkpoints
-from arniqa_jax.command import StopRequest
-from arniqa_jax.data import pairs, photos
-from arniqa_jax.data.labelled import Benchmark
-from arniqa_jax.data.workers import Batches
-from arniqa_jax.evaluation import loading
-from arniqa_jax.model.encoder import Encoder
-from arniqa_jax.train_step import TrainState
-from arniqa_jax.workdir import Workdir
+from arniqa_jax.training.train_step import TrainState
+from arniqa_jax.weights import encoders
 
 
 def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
@@ -106,14 +105,14 @@ class _Run:
         self._checkpoints = checkpoints
         self._plan = plans.make_plan(config, len(source))
         self._model = encoders.build_model(config)
-        self._schedule = schedules.learning_rate_schedule(
+        self._schedule = optimizers.learning_rate_schedule(
             **config.schedule,
             learning_rate=config.optimizer.learning_rate,
             batch_size=config.train.batch_size,
             steps_per_epoch=self._plan.epoch,
             total_steps=self._plan.total,
         )
-        self._optimizer = schedules.optimizer(
+        self._optimizer = optimizers.optimizer(
             name=config.optimizer.name,
             schedule=self._schedule,
             momentum=config.optimizer.momentum,
@@ -298,7 +297,6 @@ class _Run:
             crops=self._config.evaluation.crops,
             cache_dir=self._workdir.features,
             workers=self._config.data.workers,
-            mesh=self._mesh,
         )
         self._log.evaluation(step, "validation", values)
         return values["mean"]
@@ -315,7 +313,6 @@ class _Run:
                 encoders.load(self._workdir.path, checkpoint),
                 self._benchmarks(),
                 cache_dir=self._workdir.features,
-                mesh=self._mesh,
                 crops=self._config.evaluation.crops,
                 workers=self._config.data.workers,
                 seed=self._config.seed,

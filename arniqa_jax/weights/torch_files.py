@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from arniqa_jax import errors
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.storage.files import write_atomically
 
 SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
 
@@ -111,13 +111,13 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
-        write_aside(path, _to_safetensors(tensors))
+        write_atomically(path, _to_safetensors(tensors))
         return
     torch = _import_torch(path)
     buffer = io.BytesIO()
     # Copies: arrays that come from JAX are read-only, which PyTorch warns about.
     torch.save({k: torch.from_numpy(v.copy()) for k, v in tensors.items()}, buffer)
-    write_aside(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def require_torch(path: pathlib.Path) -> None:

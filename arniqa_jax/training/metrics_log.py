@@ -13,7 +13,8 @@ import time
 from absl import logging
 from tqdm import tqdm
 
-from arniqa_jax.workdir import Workdir, write_aside
+from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.storage.workdir import Workdir
 
 # Fields that measure time and so differ from run to run.
 TIMING_FIELDS = ("images_per_second", "share_of_peak", "data_wait", "seconds")
@@ -56,7 +57,7 @@ class MetricsLog:
         self.history = read(workdir.metrics, until=start_step)
         if writes:
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
-            write_aside(workdir.metrics, lines)
+            write_atomically(workdir.metrics, lines)
             if tensorboard:
                 self._writers.append(_TensorBoard(workdir.path, start_step))
             if wandb_project:

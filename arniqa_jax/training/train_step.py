@@ -15,7 +15,8 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from arniqa_jax import degradation, sharding
+from arniqa_jax import degradation
+from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
 
 # What a step needs of a batch; `stop`, an exit code for each pair or 0, is how one of

@@ -3,8 +3,8 @@
 import pathlib
 
 from arniqa_jax import errors
-from arniqa_jax.data import labels, matching, splits
-from arniqa_jax.data.labelled import CUSTOM, Benchmark, ImageFiles
+from arniqa_jax.datasets import labels, matching, splits
+from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
 
 
 def open_csv(

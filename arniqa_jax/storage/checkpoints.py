@@ -14,7 +14,7 @@ import pathlib
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import jax
 from absl import logging
@@ -22,9 +22,8 @@ from orbax.checkpoint import v1 as ocp
 
 from arniqa_jax import errors
 
-if TYPE_CHECKING:
-    # Scoring reads weights, and has no use for what a step imports.
-    from arniqa_jax.train_step import TrainState
+# A `training.train_step.TrainState`, which scoring has no use for.
+State = TypeVar("State")
 
 _REMOVED = ".removed"  # the end of the name of what was a checkpoint
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -69,7 +68,7 @@ class Checkpoints:
         """The step with the highest validation SRCC; the last one without any."""
         return _best(self._checkpointer)
 
-    def save(self, state: "TrainState", *, srcc: float | None = None) -> None:
+    def save(self, state: State, *, srcc: float | None = None) -> None:
         """Starts writing a checkpoint; waits for the one before it.
 
         Args:
@@ -109,9 +108,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._not_written(error) from error
 
-    def restore(
-        self, step: int, like: "TrainState", sharding: jax.sharding.Sharding
-    ) -> "TrainState":
+    def restore(self, step: int, like: State, sharding: jax.sharding.Sharding) -> State:
         """Reads a checkpoint.
 
         Args:

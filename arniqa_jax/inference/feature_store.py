@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from arniqa_jax import agreement, errors
+from arniqa_jax import errors
+from arniqa_jax.distributed import agreement
 
 # Progress is made safe on disk no more often than this.
 _SECONDS_BETWEEN_FLUSHES = 10.0

@@ -13,13 +13,8 @@ from collections.abc import Callable
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.data import labels, matching, splits, synthetic
-from arniqa_jax.data.labelled import (
-    AUTHENTIC,
-    SYNTHETIC,
-    Benchmark,
-    ImageFiles,
-)
+from arniqa_jax.datasets import distortion_names, labels, matching, splits
+from arniqa_jax.datasets.labelled import AUTHENTIC, SYNTHETIC, Benchmark, ImageFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Specification:
     unified_file: str = ""
     image_components: int = 1
     image_folders: tuple[str, ...] = ()
-    distortion: Callable[[str], synthetic.Distortion | None] | None = None
+    distortion: Callable[[str], distortion_names.Distortion | None] | None = None
     shorter_side: int = 0
     unified_range: tuple[float, float] | None = None
     unified_order: bool = True
@@ -87,7 +82,7 @@ DATASETS: dict[str, Specification] = {
         score_range=(1, 100),
         source=_UNIFIED_SOURCE,
         image_components=2,
-        distortion=synthetic.live,
+        distortion=distortion_names.live,
         averaged=True,
     ),
     "csiq": Specification(
@@ -101,7 +96,7 @@ DATASETS: dict[str, Specification] = {
         score_range=(0, 1),
         source=_UNIFIED_SOURCE,
         image_folders=("dst_imgs", "src_imgs"),
-        distortion=synthetic.csiq,
+        distortion=distortion_names.csiq,
         averaged=True,
     ),
     "tid2013": Specification(
@@ -115,7 +110,7 @@ DATASETS: dict[str, Specification] = {
         score_range=(0, 9),
         source="part of the archive of TID2013 (ponomarenko.info/tid2013.htm)",
         image_folders=("distorted_images", "reference_images"),
-        distortion=synthetic.tid2013,
+        distortion=distortion_names.tid2013,
         averaged=True,
     ),
     "kadid10k": Specification(
@@ -129,7 +124,7 @@ DATASETS: dict[str, Specification] = {
         score_range=(1, 5),
         source="part of the archive of KADID-10k (database.mmsp-kn.de)",
         image_folders=("images",),
-        distortion=synthetic.kadid10k,
+        distortion=distortion_names.kadid10k,
         averaged=True,
     ),
     "flive": Specification(

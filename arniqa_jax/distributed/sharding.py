@@ -17,7 +17,8 @@ from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from arniqa_jax import agreement, errors
+from arniqa_jax import errors
+from arniqa_jax.distributed import agreement
 
 # What JAX needs of a Slurm task's environment.
 _SLURM = {

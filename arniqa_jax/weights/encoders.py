@@ -13,9 +13,11 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from arniqa_jax import cache, checkpoints, errors, model_directory, workdir
+from arniqa_jax import errors
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import resnet, simclr
-from arniqa_jax.model.encoder import Encoder
+from arniqa_jax.storage import cache, checkpoints, workdir
+from arniqa_jax.weights import model_directory
 
 # Batches that the statistics of the untrained encoder are taken from, at most.
 _CALIBRATION_BATCHES = 50

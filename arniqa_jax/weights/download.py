@@ -18,7 +18,7 @@ import tqdm
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.storage.files import write_atomically
 
 _ATTEMPTS = 5
 # Seconds without a byte after which a connection counts as stalled.
@@ -137,4 +137,4 @@ def _check(file: pathlib.Path, name: str) -> None:
             f"{name} is not the file that it was when it was first fetched: expected "
             f"{pins[name]}, found {found}. If it was published anew, remove {pins_file}"
         )
-    write_aside(pins_file, json.dumps(pins, indent=1) + "\n")
+    write_atomically(pins_file, json.dumps(pins, indent=1) + "\n")

@@ -15,12 +15,13 @@ import json
 import pathlib
 from typing import Any
 
-from arniqa_jax import checkpoints, errors
-from arniqa_jax.evaluation import regressors
-from arniqa_jax.evaluation.regressors import Regressor
-from arniqa_jax.model.encoder import Encoder
+from arniqa_jax import errors
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
-from arniqa_jax.workdir import write_aside
+from arniqa_jax.storage import checkpoints
+from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.weights import regressors
+from arniqa_jax.weights.regressors import Regressor
 
 FORMAT_VERSION = 1
 _DESCRIPTION, _ENCODER, _REGRESSORS = "model.json", "encoder", "regressors"
@@ -85,7 +86,7 @@ def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     # Last: the directory is a model only when everything is there.
-    write_aside(directory / _DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    write_atomically(directory / _DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 
 def read_encoder(directory: pathlib.Path) -> Encoder:

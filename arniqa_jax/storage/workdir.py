@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
+from arniqa_jax.storage.files import write_atomically
 
 # What may differ when a run is resumed; everything else changes what is computed.
 _MAY_CHANGE = ("data.root", "data.workers", "log.", "evaluation.")
@@ -83,8 +84,8 @@ class Workdir:
         """
         if self.config.exists() and self._has_begun():
             old, new = (c.to_dict() for c in (read_config(self.path), config))
-            self._compare(command.config_fields(old), command.config_fields(new))
-        write_aside(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+            self._compare(config_fields(old), config_fields(new))
+        write_atomically(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
 
     def _has_begun(self) -> bool:
         """Whether a step was logged or saved."""
@@ -131,18 +132,12 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
         raise errors.CheckpointError(f"{file} is damaged: {error}") from error
 
 
-def write_aside(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even on a full disk."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = content.encode() if isinstance(content, str) else content
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # of a full disk it names none
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
+def config_fields(tree: dict, prefix: str = "") -> dict[str, object]:
+    """Flattens the `to_dict()` of a config: dotted names of the leaves, and values."""
+    fields = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            fields |= config_fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields

@@ -1,0 +1,1 @@
+"""Labelled image-quality datasets: their images, scores and splits; host only."""

@@ -1,0 +1,231 @@
+"""From a stream of images to their features, on the devices of this process.
+
+Shapes: B images in a batch over all devices, C crops (5, or 1 for a whole image), S
+scales (2), P the side of a crop in pixels, D features of both scales.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arniqa_jax.distributed import sharding
+from arniqa_jax.inference import preprocessing
+from arniqa_jax.inference.preprocessing import View
+
+# Images of ten crops each that a device takes at once. More do not help a CPU, and
+# the first result comes sooner.
+_IMAGES_PER_DEVICE = {"cpu": 1, "gpu": 32, "tpu": 32}
+# At most this many batches of images wait for others of their size.
+_WAITING_BATCHES = 16
+# Whole images compile a program for each size. This many are kept.
+_KEPT_PROGRAMS = 64
+
+
+class Encoder(Protocol):
+    """What an extractor needs of an encoder; `inference.encoder.Encoder` is one.
+
+    It is a frozen dataclass that is hashable once `variables` is left out, so that all
+    encoders of one architecture share a compilation.
+    """
+
+    name: str
+    variables: Any
+    patch_size: int  # side of a crop in pixels
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the features of one scale."""
+
+    def fold(self, variables: Any) -> Any:
+        """Return the weights for `embed`; pure."""
+
+    def embed(self, weights: Any, images_BHWC: jax.Array) -> jax.Array:
+        """Return float32 features (B, feature_dim) of images in [0, 1]; pure."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A string that changes with any bit of the parameters."""
+
+
+class Extractor:
+    """Features of images by one encoder.
+
+    Attributes:
+      encoder: the encoder.
+      crops: a key of `preprocessing.CROPS`.
+      weights: the folded weights of the encoder, on all devices.
+      batch_size: images in a batch.
+      shape: (C, D), of the features of one image.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        crops: str = "five",
+        batch_size: int = 0,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Put the encoder on the devices.
+
+        Args:
+          encoder: the encoder.
+          crops: `five` or `whole`.
+          batch_size: images in a batch, rounded up to a multiple of the devices; 0 for
+            a number that suits them.
+          devices: by default those of this process alone: under `jax.distributed` each
+            process has its own images.
+        """
+        devices = devices or jax.local_devices()
+        self._mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+        self.encoder = encoder
+        self.crops = crops
+        self.shape = (len(preprocessing.CROPS[crops]), 2 * encoder.feature_dim)
+        per_device = _IMAGES_PER_DEVICE.get(devices[0].platform, 1)
+        count = len(devices)
+        self.batch_size = -(-batch_size // count) * count or per_device * count
+        # The compiled functions know the encoder without its variables.
+        self._stateless = dataclasses.replace(encoder, variables=None, name="")
+        self.weights = jax.device_put(
+            jax.jit(encoder.fold)(jax.tree.map(_of_this_process, encoder.variables)),
+            sharding.replicated(self._mesh),
+        )
+        self._sizes: set[tuple[int, ...]] = set()
+
+    def view(self, image: np.ndarray) -> View:
+        """Return what the encoder sees of an image, uint8 (H, W, 3)."""
+        return preprocessing.view(image, self.crops, self.encoder.patch_size)
+
+    def embed(
+        self, views: Iterable[tuple[Any, View | None]]
+    ) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """Compute the features of a stream of images, in bounded memory.
+
+        Images of one size go into one batch; five crops always have one size.
+
+        Args:
+          views: pairs of anything and a view; the view may be None.
+
+        Yields:
+          Pairs of the same thing and float32 (C, D), or None, in the order of `views`.
+        """
+        ready: dict[int, tuple[Any, np.ndarray | None]] = {}
+        groups: dict[tuple[int, ...], list] = {}
+        computing: collections.deque = collections.deque()
+        emitted = 0
+        at_a_time = self._batches_at_a_time()
+        waiting = (_WAITING_BATCHES + at_a_time) * self.batch_size
+        pool = ThreadPoolExecutor(at_a_time, thread_name_prefix="embed")
+
+        def start(group: list) -> None:
+            scales = [view for _, _, view in group]
+            computing.append((group, pool.submit(self._embed_batch, scales)))
+
+        def in_order(still_computing: int) -> Iterator:
+            nonlocal emitted
+            while True:
+                while emitted in ready:
+                    yield ready.pop(emitted)
+                    emitted += 1
+                if len(computing) <= still_computing:
+                    return
+                group, future = computing.popleft()
+                for (index, tag, _), features in zip(
+                    group, future.result(), strict=True
+                ):
+                    ready[index] = tag, features
+
+        try:
+            for index, (tag, view) in enumerate(views):
+                if view is None:
+                    ready[index] = tag, None
+                else:
+                    size = view[0].shape
+                    groups.setdefault(size, []).append((index, tag, view))
+                    if len(groups[size]) == self.batch_size:
+                        start(groups.pop(size))
+                if groups and index - emitted >= waiting:
+                    start(groups.pop(next(iter(groups))))
+                # As many as run, and one more for the thread that is done first.
+                yield from in_order(at_a_time)
+            for group in groups.values():
+                start(group)
+            yield from in_order(0)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batches_at_a_time(self) -> int:
+        if self._mesh.devices.flat[0].platform != "cpu":
+            return 2  # one is computed, the next is put on the device
+        if self.crops == "whole":
+            return 1  # may be so large that the memory holds one
+        # One program leaves cores idle between its parts; an image for each does not.
+        return -(-(os.cpu_count() or 1) // self.batch_size)
+
+    def _embed_batch(self, views: list[View]) -> np.ndarray:
+        """Return features (B, C, D) of views of one size, at most a batch of them."""
+        outputs = []
+        for scale in zip(*views, strict=True):
+            batch = np.zeros((self.batch_size, *scale[0].shape), np.uint8)
+            for row, pixels in enumerate(scale):
+                batch[row] = pixels
+            self._sizes.add(batch.shape)
+            if len(self._sizes) > _KEPT_PROGRAMS:
+                _embed.clear_cache()
+                self._sizes = {batch.shape}
+            batch = jax.device_put(batch, sharding.over_batch(self._mesh))
+            outputs.append(_embed(self._stateless, self.weights, batch))
+        features_BCD = np.concatenate([np.asarray(x) for x in outputs], axis=-1)
+        return features_BCD[: len(views)]
+
+
+def _of_this_process(value: Any) -> Any:
+    """Return the copy that this process has of a value on the devices of all."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return value.addressable_data(0)
+    return value
+
+
+def crop_features(encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
+    """Return the features (B, C, D) of crops, uint8 or float in [0, 1]; pure.
+
+    `encoder` is without its variables.
+    """
+    # Rows are ordered image, crop, scale: one reshape joins the scales.
+    images, crops = crops_BCSHW3.shape[:2]
+    pixels = crops_BCSHW3.reshape(-1, *crops_BCSHW3.shape[3:])
+    if pixels.dtype == jnp.uint8:
+        pixels = pixels.astype(jnp.float32) / 255
+    return encoder.embed(weights, pixels).reshape(images, crops, -1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
+    return crop_features(encoder, weights, crops_BCSHW3)
+
+
+def map_in_threads(function: Callable, items: Iterable, threads: int) -> Iterator[Any]:
+    """Yield `function(item)` in the order of the items, computed by threads.
+
+    Decoding, resizing and copying release the interpreter lock. At most `2 * threads`
+    results wait to be taken.
+    """
+    waiting: collections.deque = collections.deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,152 @@
+"""From an image to the pixels that the encoder sees.
+
+An image is seen as five crops at full and half scale, or whole at both scales. Crops
+are those of section 3 of the method; they stem from the official implementation.
+
+Shapes: C crops (5, or 1 for a whole image), S scales (2: full, half), P the side of a
+crop in pixels, H and W the sides of an image.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from arniqa_jax import errors
+from arniqa_jax.data import crops
+from arniqa_jax.data import images as image_files
+
+# The crops that an image is seen as, and the name of each.
+CROPS = {
+    "five": ("center", "top_left", "bottom_left", "top_right", "bottom_right"),
+    "whole": ("whole",),
+}
+# What `Scorer.score` takes as an image.
+Picture = str | os.PathLike | Image.Image | np.ndarray
+# What the encoder sees of an image, uint8. Five crops are one array, (C, S, P, P, 3). A
+# whole image is two, one for each scale, (1, 1, H, W, 3).
+View = tuple[np.ndarray, ...]
+
+
+def check_crops(name: str, *, field: str) -> str:
+    """Return `name`, one of `CROPS`.
+
+    Raises:
+      UsageError: there are no such crops; `field` says where the name was given.
+    """
+    if name not in CROPS:
+        raise errors.UsageError(f"{field}={name!r}: expected one of {', '.join(CROPS)}")
+    return name
+
+
+def view(image: np.ndarray, crops_name: str, size: int) -> View:
+    """Return what the encoder sees of an image.
+
+    Args:
+      image: uint8 (H, W, 3).
+      crops_name: a key of `CROPS`.
+      size: side of a crop in pixels.
+    """
+    if crops_name == "five":
+        return (evaluation_crops(image, size),)
+    return image[None, None], crops.half_scale(image)[None, None]
+
+
+def five_crops(image: np.ndarray, size: int) -> np.ndarray:
+    """The centre and the four corners, see `five_offsets`.
+
+    Args:
+      image: uint8 (H, W, 3).
+      size: side of a crop in pixels.
+
+    Returns:
+      uint8 (5, size, size, 3).
+    """
+    offsets = five_offsets(*image.shape[:2], size)
+    return np.stack([crops.window(image, top, left, size) for top, left in offsets])
+
+
+def five_offsets(height: int, width: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Rows and columns at which the five crops of an image start.
+
+    The order is centre, top left, bottom left, top right, bottom right. The centre
+    starts at side // 2 - size // 2, the others at 0 or side - size; both are negative
+    where the image is smaller, and the zeros then lie before the image.
+    """
+    bottom, right = height - size, width - size
+    middle = (height // 2 - size // 2, width // 2 - size // 2)
+    return middle, (0, 0), (bottom, 0), (0, right), (bottom, right)
+
+
+def evaluation_crops(image: np.ndarray, size: int) -> np.ndarray:
+    """The five crops at full scale and at half scale.
+
+    Args:
+      image: uint8 (H, W, 3).
+      size: side of a crop in pixels.
+
+    Returns:
+      uint8 (5, 2, size, size, 3); the second axis is full scale, half scale.
+    """
+    scales = (image, crops.half_scale(image))
+    return np.stack([five_crops(scale, size) for scale in scales], axis=1)
+
+
+def differentiable_crops(images_NHWC: jax.Array, size: int) -> jax.Array:
+    """Return the `evaluation_crops` of float images, (N, 5, 2, size, size, 3).
+
+    The half-scale image is not rounded to 8 bits.
+    """
+    images, height, width, channels = images_NHWC.shape
+    halved = (images, max(1, height // 2), max(1, width // 2), channels)
+    half = jax.image.resize(
+        images_NHWC, halved, "cubic", precision=jax.lax.Precision.HIGHEST
+    )
+    scales = []
+    for scale in (images_NHWC, jnp.clip(half, 0, 1)):
+        _, height, width, _ = scale.shape
+        margin = max(0, size - height, size - width)
+        border = (0, 0), (margin, margin), (margin, margin), (0, 0)
+        padded = jnp.pad(scale, border)
+        windows = [
+            padded[:, top + margin :, left + margin :][:, :size, :size]
+            for top, left in five_offsets(height, width, size)
+        ]
+        scales.append(jnp.stack(windows, axis=1))
+    return jnp.stack(scales, axis=2)
+
+
+def to_array(image: Picture, index: int) -> np.ndarray:
+    """Return the pixels of an image, uint8 (H, W, 3).
+
+    Args:
+      image: a path, a Pillow image, or an array (H, W, 3) of uint8 or of float in
+        [0, 1].
+      index: of the image among others, for errors.
+
+    Raises:
+      ImageError: it cannot be read, or is no such array.
+    """
+    if isinstance(image, str | os.PathLike):
+        return image_files.decode_image(image, apply_orientation=True)
+    if isinstance(image, Image.Image):
+        try:
+            return image_files.from_pillow(image, apply_orientation=True)
+        except (OSError, ValueError, SyntaxError) as error:
+            reason = image_files.one_line(error)
+            raise errors.ImageError(f"image {index}: {reason}") from error
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise errors.ImageError(
+            f"image {index}: expected an array (H, W, 3), found {array.shape}"
+        )
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
+        raise errors.ImageError(
+            f"image {index}: expected uint8, or floating point in [0, 1], found "
+            f"{array.dtype} from {array.min():g} to {array.max():g}"
+        )
+    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Where bytes are kept: run directories, checkpoints, the user's cache."""

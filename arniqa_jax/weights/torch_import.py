@@ -1,0 +1,136 @@
+"""From the weights of PyTorch models to model directories, and back."""
+
+import hashlib
+import pathlib
+
+from arniqa_jax import errors
+from arniqa_jax.datasets import catalogue
+from arniqa_jax.inference.encoder import Encoder
+from arniqa_jax.weights import encoders, model_directory, torch_files, torch_names
+from arniqa_jax.weights.model_directory import Source
+from arniqa_jax.weights.regressors import Regressor
+
+# NAME of an official file `regressor_NAME.pth` -> key of `catalogue.DATASETS`.
+OFFICIAL_REGRESSORS = {
+    "live": "live",
+    "csiq": "csiq",
+    "tid2013": "tid2013",
+    "kadid10k": "kadid10k",
+    "flive": "flive",
+    "spaq": "spaq",
+    "clive": "clive",
+    "koniq10k": "koniq-10k",
+}
+
+
+def convert(
+    source: pathlib.Path, target: pathlib.Path, regressor_files: list[pathlib.Path]
+) -> None:
+    """Read an encoder and write it, with its regressors where the target holds them.
+
+    Args:
+      source: a file of tensors, a model directory or a workdir.
+      target: a file of tensors, or a directory that is missing or empty.
+      regressor_files: official regressors.
+
+    Raises:
+      UsageError: a target that cannot hold regressors, or a regressor without a name.
+      CheckpointError: see `torch_names.from_torch` and `model_directory`.
+    """
+    to_file = target.suffix in torch_files.SUFFIXES
+    if to_file and regressor_files:
+        raise errors.UsageError(
+            f"--regressor has no place in {target.name}: give a directory as --to"
+        )
+    names = [regressor_name(path) for path in regressor_files]
+    if source.is_dir():
+        encoder, found, origin = _read_directory(source)
+    else:
+        encoder, origin = read_file(source)
+        found = {}
+    if to_file:
+        torch_files.write_tensors(target, torch_names.to_torch(encoder.variables))
+        return
+    found |= {
+        name: read_regressor(path, name, encoder)
+        for name, path in zip(names, regressor_files, strict=True)
+    }
+    model_directory.write(target, encoder, origin)
+    for name, regressor in found.items():
+        model_directory.write_regressor(target, regressor, name)
+
+
+def regressor_name(path: pathlib.Path) -> str:
+    """Return the dataset that the name of an official regressor file tells.
+
+    Raises:
+      UsageError: it names none.
+    """
+    name = path.stem.removeprefix("regressor_")
+    if name not in OFFICIAL_REGRESSORS:
+        raise errors.UsageError(
+            f"--regressor={path}: expected the name regressor_NAME.pth, which tells "
+            f"the scale of the scores, with NAME one of "
+            f"{', '.join(OFFICIAL_REGRESSORS)}"
+        )
+    return name
+
+
+def read_file(path: pathlib.Path) -> tuple[Encoder, Source]:
+    """Return the encoder in a file of tensors, and its source."""
+    tensors = torch_files.read_tensors(path)
+    imported = torch_names.from_torch(tensors, str(path))
+    layout = imported.layout
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    encoder = Encoder(
+        imported.module,
+        imported.variables,
+        path.name,
+        imagenet_input=layout.imagenet_input,
+    )
+    return encoder, Source(path.name, digest, layout.title, layout.licence)
+
+
+def read_regressor(path: pathlib.Path, name: str, encoder: Encoder) -> Regressor:
+    """Return an official regressor as one of this encoder.
+
+    Raises:
+      CheckpointError: it is damaged or takes features of another width.
+    """
+    weights_D, intercept = torch_files.read_regressor(path)
+    width = 2 * encoder.feature_dim
+    if weights_D.shape != (width,):
+        raise errors.CheckpointError(
+            f"{path} takes {len(weights_D)} features, and the encoder {encoder.name} "
+            f"({encoder.module.arch}) gives {width}"
+        )
+    dataset = catalogue.DATASETS[OFFICIAL_REGRESSORS[name]]
+    return Regressor(
+        dataset=dataset.title,
+        alpha=None,  # not in the file
+        score_range=dataset.score_range,
+        higher_is_better=dataset.higher_is_better,
+        crops="five",
+        patch_size=encoder.patch_size,
+        encoder=encoder.fingerprint,
+        images=dataset.images,
+        weights_D=weights_D,
+        intercept=intercept,
+    )
+
+
+def _read_directory(
+    path: pathlib.Path,
+) -> tuple[Encoder, dict[str, Regressor], Source]:
+    encoder = encoders.load(path)
+    found = model_directory.find_regressors(path, encoder)
+    if model_directory.is_model_directory(path):
+        return encoder, found, model_directory.read_source(path)
+    origin = Source(
+        f"{path.resolve().name}, {encoder.name}",
+        encoder.fingerprint,
+        "arniqa_jax",
+        "unknown: that of the run's owner",
+    )
+    return encoder, found, origin
