@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(RESERVED))
     parser.add_argument("--photos", default="", help="default: the built-in ones")
     parser.add_argument("--config", default="configs/pretrain.py")
-    parser.add_argument("--pairs", default="", help="of the step: 64,16,256")
+    parser.add_argument("--pairs", type=_sizes, default=(), help="of the step")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=RESERVED, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
@@ -72,6 +72,16 @@ def main() -> int:
     # Unwinds, so that the part that runs is ended too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return _run_all(arguments, parts)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Return numbers of pairs, such as 64,16,256."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"expected numbers of at least 1, such as 64,16,256; found {text!r}"
+        )
+    return tuple(map(int, parts))
 
 
 def _default_output() -> pathlib.Path:
@@ -157,7 +167,8 @@ def _start_part(
     """Run one part as a process; return its status and its error, empty if none."""
     command = [sys.executable, __file__, f"--part={part}", f"--seconds={seconds}"]
     command += [f"--photos={arguments.photos}", f"--config={arguments.config}"]
-    command += [f"--pairs={arguments.pairs}"]
+    if arguments.pairs:
+        command += ["--pairs=" + ",".join(map(str, arguments.pairs))]
     command += ["--small"] * arguments.small
     killed = threading.Event()
     with tempfile.TemporaryFile("w+") as errors:
@@ -209,7 +220,7 @@ def _run_part(arguments: argparse.Namespace) -> int:
         config=arguments.config,
         photos=arguments.photos,
         small=arguments.small,
-        pairs=tuple(int(size) for size in arguments.pairs.split(",") if size),
+        pairs=arguments.pairs,
         end=time.monotonic() + arguments.seconds,
     )
     for name, value in on_gpu_parts.PARTS[arguments.part](settings):

@@ -204,7 +204,7 @@ def test_full_reference_features():
 
 
 def test_encoder_of_the_package_shares_a_compilation(images, tmp_path):
-    """`model.Encoder` is hashable without its variables, as `_embed` needs."""
+    """Without its variables `Encoder` is hashable, as `_embed` needs."""
     from arniqa_jax.inference.encoder import Encoder
     from arniqa_jax.model.simclr import SimCLR
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from arniqa_jax.degradation.wavelet import span
 
+BLOCK = 64  # side of a code-block
 PLANES = 8  # told apart; the rare larger magnitudes count as of the highest plane
 
 

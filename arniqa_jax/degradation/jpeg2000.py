@@ -17,6 +17,7 @@ import numpy as np
 
 from arniqa_jax.degradation import passes
 from arniqa_jax.degradation.coefficients import (
+    BLOCK,
     PLANES,
     around,
     bit_length,
@@ -26,17 +27,16 @@ from arniqa_jax.degradation.coefficients import (
     visited,
 )
 from arniqa_jax.degradation.jpeg import to_bytes
-from arniqa_jax.degradation.jpeg2000_products import by_products, levels_of
+from arniqa_jax.degradation.jpeg2000_products import by_products
 from arniqa_jax.degradation.wavelet import (
     Sheet,
     analyse,
+    levels_of,
     pad_end,
     side_by_side,
     span,
     synthesise,
 )
-
-_BLOCK = 64  # side of a code-block
 
 
 def _map_bands(function, x_mRbC, *others):
@@ -91,8 +91,8 @@ def _counts(values_mRbC, inside_RbC):
     n = [span(n, start, min(start + 8, rows // 8), 3).sum(3) for start in starts]
     n = jnp.stack(n, 3)
     n = jnp.stack([n & 0x00FF00FF, (n >> 8) & 0x00FF00FF])
-    starts = range(0, columns, _BLOCK)
-    n = [span(n, start, min(start + _BLOCK, columns), 6).sum(6) for start in starts]
+    starts = range(0, columns, BLOCK)
+    n = [span(n, start, min(start + BLOCK, columns), 6).sum(6) for start in starts]
     n = jnp.stack(n, 6)
     n = jnp.stack([n & 0xFFFF, (n >> 16) & 0xFFFF])
     return n.reshape(PLANES, *n.shape[3:]).astype(jnp.float32)
@@ -110,8 +110,8 @@ def _statistics(sheet: Sheet):
         for height, width in sheet.sizes
     ]
     inside = np.stack(inside, 1)
-    number = np.add.reduceat(inside, range(0, rows, _BLOCK), 0, int)
-    number = np.add.reduceat(number, range(0, columns, _BLOCK), 2)
+    number = np.add.reduceat(inside, range(0, rows, BLOCK), 0, int)
+    number = np.add.reduceat(number, range(0, columns, BLOCK), 2)
     weight = np.square(sheet.norms)[:, None] + 0 * number
     return _counts(sheet.values_mRbC, inside), number, weight
 
@@ -125,9 +125,9 @@ def _truncate(values_mRbC, cuts):
         if (block_rows, block_columns) == (1, 1):
             cut = jnp.broadcast_to(cut, x.shape)
         else:
-            shape = (m, block_rows, _BLOCK, b, block_columns, _BLOCK)
+            shape = (m, block_rows, BLOCK, b, block_columns, BLOCK)
             cut = jnp.broadcast_to(cut[:, :, None, :, :, None], shape)
-            cut = cut.reshape(m, block_rows * _BLOCK, b, block_columns * _BLOCK)
+            cut = cut.reshape(m, block_rows * BLOCK, b, block_columns * BLOCK)
             cut = cut[:, :rows, :, :columns]
         return decode(x, cut)
 

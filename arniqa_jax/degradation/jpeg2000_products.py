@@ -13,6 +13,7 @@ import numpy as np
 
 from arniqa_jax.degradation import passes
 from arniqa_jax.degradation.coefficients import (
+    BLOCK,
     PLANES,
     around,
     bit_length,
@@ -21,15 +22,8 @@ from arniqa_jax.degradation.coefficients import (
     digits,
     visited,
 )
-from arniqa_jax.degradation.wavelet import synthesis_norms
+from arniqa_jax.degradation.wavelet import levels_of, synthesis_norms
 from arniqa_jax.degradation.wavelet_products import analyse, layout, synthesise
-
-_BLOCK = 64  # side of a code-block
-
-
-def levels_of(height, width):
-    """Return the number of decompositions."""
-    return min(7, min(height, width).bit_length() - 1)
 
 
 class _Blocks(NamedTuple):
@@ -57,8 +51,8 @@ def _blocks(height, width, levels):
         stop = start + (axis.high if is_high else axis.low)[level]
         places = np.arange(axis.end[1])
         return [
-            (places >= first) & (places < min(first + _BLOCK, stop))
-            for first in range(start, stop, _BLOCK)
+            (places >= first) & (places < min(first + BLOCK, stop))
+            for first in range(start, stop, BLOCK)
         ]
 
     bands = [

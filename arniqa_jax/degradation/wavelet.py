@@ -84,6 +84,11 @@ def _is_small(rows, columns):
     return max(rows, columns) <= _SMALL
 
 
+def levels_of(height, width):
+    """Return the number of decompositions."""
+    return min(7, min(height, width).bit_length() - 1)
+
+
 def synthesis_norms(levels):
     """L2 norms of the one-dimensional synthesis functions: (low, high) per level.
 

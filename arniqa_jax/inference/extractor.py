@@ -104,6 +104,10 @@ class Extractor:
         """Return what the encoder sees of an image, uint8 (H, W, 3)."""
         return preprocessing.view(image, self.crops, self.encoder.patch_size)
 
+    def crop_features(self, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
+        """Return the features (B, C, D) of crops, uint8 or float in [0, 1]; pure."""
+        return _crop_features(self._stateless, weights, crops_BCSHW3)
+
     def embed(
         self, views: Iterable[tuple[Any, View | None]]
     ) -> Iterator[tuple[Any, np.ndarray | None]]:
@@ -194,22 +198,20 @@ def _of_this_process(value: Any) -> Any:
     return value
 
 
-def crop_features(encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
-    """Return the features (B, C, D) of crops, uint8 or float in [0, 1]; pure.
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
+    return _crop_features(encoder, weights, crops_BCSHW3)
 
-    `encoder` is without its variables.
-    """
+
+def _crop_features(
+    encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array
+) -> jax.Array:
     # Rows are ordered image, crop, scale: one reshape joins the scales.
     images, crops = crops_BCSHW3.shape[:2]
     pixels = crops_BCSHW3.reshape(-1, *crops_BCSHW3.shape[3:])
     if pixels.dtype == jnp.uint8:
         pixels = pixels.astype(jnp.float32) / 255
     return encoder.embed(weights, pixels).reshape(images, crops, -1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
-    return crop_features(encoder, weights, crops_BCSHW3)
 
 
 def map_in_threads(function: Callable, items: Iterable, threads: int) -> Iterator[Any]:

@@ -81,7 +81,7 @@ def score(
 
 
 def _write_map(model: Scorer, path: str, folder: str) -> None:
-
+    """Write the heat map of an image to a folder."""
     # The whole path in the name: two folders may have files of one name.
     name = os.path.abspath(path).strip(os.sep).replace(os.sep, "__")
     image = decode_image(path, apply_orientation=True)

@@ -20,7 +20,7 @@ from PIL import Image
 from arniqa_jax import errors
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.encoder import Encoder
-from arniqa_jax.inference.extractor import Extractor, crop_features
+from arniqa_jax.inference.extractor import Extractor
 from arniqa_jax.inference.preprocessing import Picture, to_array
 from arniqa_jax.weights import encoders, model_directory, official
 from arniqa_jax.weights.regressors import Regressor
@@ -120,8 +120,6 @@ class Scorer:
             )
         self.encoder = encoder
         self.regressor = regressor
-        # Compiled functions know the encoder without its variables.
-        self._stateless = dataclasses.replace(encoder, variables=None, name="")
         self.extractor = Extractor(encoder, crops=self.crops, batch_size=batch_size)
         self.params = {"encoder": self.extractor.weights}
         if regressor:
@@ -206,7 +204,7 @@ class Scorer:
     def score_crops(self, params: dict[str, Any], crops_BCSHW3: jax.Array) -> jax.Array:
         """Pure: the scores (B,) of crops, uint8 or float in [0, 1]."""
         regressor = self.require_regressor()
-        features_BCD = crop_features(self._stateless, params["encoder"], crops_BCSHW3)
+        features_BCD = self.extractor.crop_features(params["encoder"], crops_BCSHW3)
         linear = params["regressor"]
         raw_B = jnp.dot(features_BCD.mean(1), linear["weights"], precision=_HIGHEST)
         return regressor.public_scores(raw_B + linear["intercept"])
