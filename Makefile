@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # huge pages take a third off the time of a step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test test-all lint
 
 quickstart: $(READY)
 	$(VENV)/bin/python -m arniqa_jax.main --config=configs/quickstart.py \
@@ -18,6 +18,10 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest
+
+# Every test, also those marked slow.
+test-all: $(READY)
+	$(VENV)/bin/python -m pytest -m ""
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -4,7 +4,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_runs_survive_random_kills():
     root = pathlib.Path(__file__).parents[1]
     done = subprocess.run(
