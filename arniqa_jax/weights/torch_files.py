@@ -93,14 +93,25 @@ def read_regressor(path: pathlib.Path) -> tuple[np.ndarray, float]:
     except (RuntimeError, ValueError) as error:
         raise _damaged(path, error) from error
     tensors = [value.double().numpy() for value in module.state_dict().values()]
-    weights = [value for value in tensors if value.ndim == 2 and len(value) == 1]
-    intercepts = [value for value in tensors if value.shape == (1,)]
-    if len(tensors) != 2 or not weights or not intercepts:
+    return _linear(tensors, path)
+
+
+def _linear(tensors: list[np.ndarray], path: pathlib.Path) -> tuple[np.ndarray, float]:
+    """Return weights (D,) and intercept of a linear layer with one output.
+
+    The intercept has one element in any shape: the official regressors are Ridges of
+    scikit-learn, and theirs has the shape ().
+    """
+    intercepts = [value for value in tensors if value.size == 1]
+    weights = [value for value in tensors if value.size == max(value.shape, default=1)]
+    weights = [value for value in weights if value.size > 1]
+    if len(tensors) != 2 or len(weights) != 1 or len(intercepts) != 1:
         raise errors.CheckpointError(
             f"{path} holds tensors of shapes {[value.shape for value in tensors]}, "
-            "expected the weights (1, D) and the intercept (1,) of a regressor"
+            "expected the weights, (D,) or (1, D), and the intercept, one number, of a "
+            "regressor"
         )
-    return weights[0][0], float(intercepts[0][0])
+    return weights[0].reshape(-1), intercepts[0].item()
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
