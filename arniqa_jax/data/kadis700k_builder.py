@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from absl import logging
 
-from arniqa_jax.data import images
+from arniqa_jax.data import folders, images
 from arniqa_jax.errors import DatasetError, ImageError
 
 
@@ -71,5 +71,5 @@ def list_files(folder: str | os.PathLike) -> list[str]:
     return sorted(
         file
         for file in os.listdir(folder)
-        if file.lower().endswith(".png") and not file.startswith(".")
+        if file.lower().endswith(".png") and not folders.is_hidden(file)
     )

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from absl import logging
 
+from arniqa_jax.data import folders
 from arniqa_jax.data.images import decode_image, one_line
 from arniqa_jax.errors import DatasetError, ImageError, UsageError
 
@@ -42,8 +43,8 @@ def open_photos(root: str, source: str = "auto") -> PhotoSource:
     Args:
       root: a folder; for `array_record` also one file; for `tfds:NAME` the `data_dir`,
         a bucket's included, or empty for TFDS's own default.
-      source: `folder` (recursive, links to folders not followed, hidden files left out;
-        of a KADIS-700k root only `ref_imgs`), `array_record` (records are encoded
+      source: `folder` (recursive, as `folders.walk` lists it; of a KADIS-700k root only
+        `ref_imgs`), `array_record` (records are encoded
         images, or what TFDS wrote), `tfds:NAME` (prepared; the split `train` where
         there is one), `builtin` (those of role `train` in `BUILTIN`), or `auto`: by
         what lies under the root, and `builtin` where no root is given.
@@ -221,33 +222,33 @@ def _list_files(root: str) -> tuple[list[str], list[str]]:
         return [], [""]
     inside = "ref_imgs" if os.path.isdir(os.path.join(root, "ref_imgs")) else ""
     images, shards = [], []
-    for folder, folders, files in os.walk(os.path.join(root, inside)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            path = os.path.relpath(os.path.join(folder, file), root)
-            if file.startswith("."):
-                continue
-            if file.lower().endswith(EXTENSIONS):
-                images.append(path)
-            elif ".array_record" in file:
-                shards.append(path)
+    for entry in folders.walk(os.path.join(root, inside)):
+        if entry.reason:
+            logging.warning("%s: left out: %s", entry.path, entry.reason)
+        if entry.is_folder:
+            continue
+        path = os.path.relpath(entry.path, root)
+        if path.lower().endswith(EXTENSIONS):
+            images.append(path)
+        elif ".array_record" in os.path.basename(path):
+            shards.append(path)
     return sorted(images), sorted(shards)
 
 
 def _open_shards(root: str, shards: list[str]) -> PhotoSource:
     paths = [os.path.join(root, shard) if shard else root for shard in shards]
-    folders = {os.path.dirname(path) for path in paths}
+    parents = {os.path.dirname(path) for path in paths}
     described = [
         folder
-        for folder in folders
+        for folder in parents
         if os.path.isfile(os.path.join(folder, "features.json"))
     ]
     if described:
         # Written by TFDS: the records are not images but dictionaries that hold one.
-        if len(folders) > 1:
+        if len(parents) > 1:
             raise DatasetError(
                 f"{root} holds more than one ArrayRecord dataset: give the folder of "
-                f"one of {', '.join(sorted(folders))}"
+                f"one of {', '.join(sorted(parents))}"
             )
         import tensorflow_datasets as tfds
 

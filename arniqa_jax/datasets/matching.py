@@ -13,8 +13,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.data import folders
 from arniqa_jax.datasets.distortion_names import Distortion
 from arniqa_jax.datasets.labels import Label
 
@@ -83,14 +85,12 @@ class _FileIndex:
     def __init__(self, folder: pathlib.Path, preferred: Sequence[str]):
         self._by_name = collections.defaultdict(list)
         self._preferred = [name.lower() for name in preferred]
-        for parent, folders, files in os.walk(folder, followlinks=True):
-            # Archives made on a Mac bring a second file, `._name`, for each.
-            folders[:] = [f for f in folders if f != "__MACOSX" and f[0] != "."]
-            base = pathlib.PurePath(os.path.relpath(parent, folder))
-            for file in files:
-                if not file.startswith("."):
-                    path = (base / file).as_posix()
-                    self._by_name[file.lower()].append(path)
+        for entry in folders.walk(folder):
+            if entry.reason:
+                logging.warning("%s: left out: %s", entry.path, entry.reason)
+            if not entry.is_folder:
+                path = pathlib.PurePath(os.path.relpath(entry.path, folder))
+                self._by_name[path.name.lower()].append(path.as_posix())
 
     def find(self, path: str, components: int | None) -> list[str]:
         """All files that fit, or the one in the first of the preferred folders."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from arniqa_jax import errors
+from arniqa_jax.data import folders
 from arniqa_jax.data.images import decode_image
 from arniqa_jax.data.photos import EXTENSIONS
 
@@ -78,35 +79,26 @@ def _file_or_folder(path: str) -> Iterator[Input]:
         yield _file(path)
         return
     found = False
-    for item in _walk(path, frozenset()):
-        found = True
-        yield item
+    for entry in folders.walk(path):
+        item = _from_folder(entry)
+        if item:
+            found = True
+            yield item
     if not found:
         yield Input(path, "a folder without images")
 
 
+def _from_folder(entry: folders.Entry) -> Input | None:
+    """Return what an entry of a folder is to the scorer; None for what is no image."""
+    if entry.reason:
+        return Input(entry.path, entry.reason)
+    if not _has_image_name(entry.path):
+        return None
+    return Input(entry.path, _A_DIRECTORY if entry.is_folder else None)
+
+
 def _file(path: str) -> Input:
     return Input(path, _A_DIRECTORY if os.path.isdir(path) else None)
-
-
-def _walk(folder: str, above: frozenset) -> Iterator[Input]:
-    try:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return  # a link to a folder that it lies in
-        with os.scandir(folder) as entries:
-            # Not `entry.is_dir()`, which raises for a link to itself.
-            names = sorted((entry.name, os.path.isdir(entry.path)) for entry in entries)
-    except OSError as error:
-        yield Input(folder, f"unreadable: {error.strerror}")
-        return
-    for name, is_folder in names:
-        path = os.path.join(folder, name)
-        if _has_image_name(name):
-            yield Input(path, _A_DIRECTORY if is_folder else None)
-        elif is_folder:
-            yield from _walk(path, above | {identity})
 
 
 def _has_image_name(path: str) -> bool:
