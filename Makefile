@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # huge pages take a third off the time of a step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all lint
+.PHONY: quickstart test test-all lint docs
 
 quickstart: $(READY)
 	$(VENV)/bin/python -m arniqa_jax.main --config=configs/quickstart.py \
@@ -27,6 +27,15 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/shellcheck launch/*.sh benchmarks/*.sh .ci/run
+
+# The documentation, into docs/_build/html. Warnings are errors.
+docs: $(VENV)/.docs
+	$(VENV)/bin/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+
+$(VENV)/.docs: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]' \
+	  --constraint constraints.txt
+	touch $@
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -46,17 +46,17 @@ def test_equals_the_scorer(tmp_path):
         np.testing.assert_allclose(found, expected[:count], atol=1e-5)
 
 
-def test_the_loader_of_the_readme(tmp_path):
+def test_the_loader_of_the_documentation(tmp_path):
     model = arniqa_jax.load(small_model.write(tmp_path / "model", "live"))
     (tmp_path / "scorer.stablehlo").write_bytes(export.export(model))
     # Narrower than a crop at half its size, and of odd sides.
     pixels = np.random.default_rng(0).integers(0, 256, (71, 45, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
-    readme = pathlib.Path(__file__).parents[1] / "README.md"
-    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    page = pathlib.Path(__file__).parents[1] / "docs" / "weights.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     (loader,) = (block for block in blocks if "jax.export" in block)
     printed = subprocess.run(
-        [sys.executable, "-c", loader.replace("size=224", "size=32")],
+        [sys.executable, "-c", loader],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -25,9 +25,10 @@ PIXELATE_REACH = 5
 def color_shift(key, images, *, value):
     """Moves the green channel by up to `value` (at most 12) pixels, along edges.
 
-    The shift is round(value * u / |u|) rows and columns, u uniform in the unit square;
-    it is blended in by a mask: the blurred gradient magnitude of the gray image,
-    scaled to [0, 1]. The shift is a step function of u; the image has a gradient.
+    The shift is `round(value * u / |u|)` rows and columns, u uniform in the unit
+    square; it is blended in by a mask: the blurred gradient magnitude of the gray
+    image, scaled to [0, 1]. The shift is a step function of u; the image has a
+    gradient.
     """
     height, width, _ = images.shape
     u = randomness.uniform(key, (2,))
