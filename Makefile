@@ -13,7 +13,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: quickstart test test-all lint docs
 
 quickstart: $(READY)
-	$(VENV)/bin/python -m arniqa_jax.main --config=configs/quickstart.py \
+	$(VENV)/bin/python -m arniqa_jax.main --config=quickstart \
 	  --workdir=$(WORKDIR)
 
 test: $(READY)

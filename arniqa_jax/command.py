@@ -23,13 +23,14 @@ import pathlib
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from arniqa_jax import errors
+from arniqa_jax import config_files, errors
 from arniqa_jax.storage import cache
 
 # Exit codes; sysexits.h calls 75 "temporary failure, try again".
@@ -80,6 +81,18 @@ def run(
     sys.exit(code)
 
 
+def define_config(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """Define `--config`, which takes a path or the name of a config that ships."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        f"One of {', '.join(config_files.names())}, or the path of a config file; "
+        "comes before the --config.FIELD=VALUE that change it.",
+        lock_config=True,
+        flag_values=flag_values,
+    )
+
+
 class ProcessFlags:
     """The flags of a command that several processes can run together."""
 
@@ -123,14 +136,8 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
       UsageError: an unknown flag, a misspelt or mistyped config field, a config file
         that is missing or does not run.
     """
-    for argument in argv:
-        if argument.startswith("--config="):
-            # A delta imports its base, `from configs import pretrain`: let it, from
-            # whatever directory the command is started.
-            file = pathlib.Path(argument.removeprefix("--config=")).absolute()
-            sys.path.append(str(file.parent.parent))
     try:
-        arguments = flag_values(argv)[1:]
+        arguments = flag_values(_with_config_path(argv, flag_values))[1:]
     except flags.Error as error:
         # A config file that does not run brings its traceback: the last line says why.
         message = str(error).strip()
@@ -141,14 +148,33 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
         raise errors.UsageError(_misspelt_field(error)) from error
     except (ImportError, SyntaxError) as error:
         raise errors.UsageError(f"--config cannot be read: {error}") from error
-    if "config" in flag_values and flag_values["config"].present:
-        # config_flags reports a file that is not there only when a field is read.
-        file = config_flags.get_config_filename(flag_values["config"])
-        if not pathlib.Path(file).is_file():
-            raise errors.UsageError(f"--config={file}: there is no such file")
     # grain's worker processes read absl's global flags, which nothing else parses.
     flags.FLAGS.mark_as_parsed()
     return arguments
+
+
+def _with_config_path(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
+    """Return `argv` with the path of the config in place of its name.
+
+    Raises:
+      UsageError: there is no such config.
+    """
+    if "config" not in flag_values:
+        return argv
+    found = list(argv)
+    for index, option in enumerate(_before_double_dash(argv)[1:], 1):
+        if argv[index - 1] in ("--config", "-config"):
+            found[index] = path = config_files.find(option)
+        elif match := re.fullmatch(r"(--?config=)(.*)", option):
+            path = config_files.find(match[2])
+            found[index] = match[1] + path
+        else:
+            continue
+        # The config may import another one of its folder: `from configs import base`.
+        folder = pathlib.Path(path).absolute().parent
+        if folder != config_files.DIRECTORY:
+            sys.path.append(str(folder.parent))
+    return found
 
 
 def report(message: object, code: int) -> int:
@@ -207,7 +233,10 @@ def _describe_flags(flag_values: flags.FlagValues) -> str:
     for name in flag_values:
         flag = flag_values[name]
         default = "" if flag.default is None else f" (default: {flag.default})"
-        lines.append(f"  --{name}: {flag.help}{default}")
+        line = f"--{name}: {flag.help}{default}"
+        lines.append(
+            textwrap.fill(line, 88, initial_indent="  ", subsequent_indent="      ")
+        )
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Evaluates an encoder on labelled datasets, by the protocol of the paper.
 
-    python -m arniqa_jax.evaluate --config=configs/evaluate.py --workdir=DIR \\
+    python -m arniqa_jax.evaluate --config=evaluate --workdir=DIR \\
         [--config.evaluation.root=DATASETS] [--config.evaluation.datasets=live,csiq]
     python -m arniqa_jax.evaluate --compare A B [--workdir=DIR --config=...]
 
@@ -10,18 +10,11 @@ workdir and the datasets in reach it also writes the gMAD figures there.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from arniqa_jax import command, errors
 
 FLAGS = flags.FlagValues()
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "The config file; comes before the --config.FIELD=VALUE that change it.",
-    lock_config=True,
-    flag_values=FLAGS,
-)
+CONFIG = command.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -65,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if CONFIG.value is None or WORKDIR.value is None:
         raise errors.UsageError(
             "--config and --workdir are needed, for example "
-            "--config=configs/evaluate.py --workdir=runs/first"
+            "--config=evaluate --workdir=runs/first"
         )
     PROCESSES.start()
     job.evaluate(

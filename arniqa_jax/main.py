@@ -1,24 +1,17 @@
 """Pre-trains an encoder, and evaluates it at the end.
 
-    python -m arniqa_jax.main --config=configs/pretrain.py --workdir=DIR \\
+    python -m arniqa_jax.main --config=pretrain --workdir=DIR \\
         [--config.data.root=PHOTOGRAPHS] [--config.FIELD=VALUE ...]
 
 The same command again resumes. The fields are explained in configs/pretrain.py.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from arniqa_jax import command, errors
 
 FLAGS = flags.FlagValues()
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "The config file; comes before the --config.FIELD=VALUE that change it.",
-    lock_config=True,
-    flag_values=FLAGS,
-)
+CONFIG = command.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run, made where missing.", flag_values=FLAGS
 )
@@ -32,7 +25,7 @@ def main(arguments: list[str]) -> int:
     if CONFIG.value is None or WORKDIR.value is None:
         raise errors.UsageError(
             "--config and --workdir are needed, for example "
-            "--config=configs/pretrain.py --workdir=runs/first"
+            "--config=pretrain --workdir=runs/first"
         )
     from arniqa_jax.training import loop
 

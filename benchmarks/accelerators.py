@@ -43,7 +43,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from accelerator import targets
 
-from arniqa_jax import command, errors
+from arniqa_jax import command, config_files, errors
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -240,15 +240,8 @@ def expand(argv: list[str]) -> list[str]:
     expanded = []
     for argument in argv:
         flag, _, value = argument.partition("=")
-        if flag == "--config" and not value.endswith(".py"):
-            known = sorted(file.stem for file in (_ROOT / "configs").glob("*.py"))
-            if value not in known:
-                near = difflib.get_close_matches(value, known, n=1, cutoff=0)[0]
-                raise errors.UsageError(
-                    f"--config={value}: expected a file or one of {', '.join(known)}; "
-                    f"did you mean {near!r}?"
-                )
-            expanded.append(f"--config={_ROOT / 'configs' / value}.py")
+        if flag == "--config":
+            expanded.append(f"--config={config_files.find(value)}")
         elif flag == "--set":
             for change in value.split(","):
                 if "=" not in change:

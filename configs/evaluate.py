@@ -1,6 +1,6 @@
 """Evaluation of a trained or imported encoder on labelled datasets.
 
-    python -m arniqa_jax.evaluate --config=configs/evaluate.py --workdir=runs/kadis \\
+    python -m arniqa_jax.evaluate --config=evaluate --workdir=runs/kadis \\
         --config.evaluation.root=DATASETS --config.evaluation.datasets=live,csiq
 
 Only `evaluation.*`, `data.workers` and `seed` are read; the model is that of the
@@ -9,7 +9,7 @@ workdir, with its own config.
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from arniqa_jax.configs import pretrain
 
 
 def get_config() -> ConfigDict:

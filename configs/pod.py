@@ -1,6 +1,6 @@
 """KADIS-700k on a TPU pod slice or a box of GPUs: one large batch over all devices.
 
-    python -m arniqa_jax.main --config=configs/pod.py --workdir=SHARED/run \\
+    python -m arniqa_jax.main --config=pod --workdir=SHARED/run \\
         --config.data.root=SHARED/kadis700k
 
 SHARED is a file system that all hosts mount: the workdir cannot be a bucket.
@@ -8,7 +8,7 @@ SHARED is a file system that all hosts mount: the workdir cannot be a bucket.
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from arniqa_jax.configs import pretrain
 
 
 def get_config() -> ConfigDict:

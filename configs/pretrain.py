@@ -1,6 +1,6 @@
 """Pre-training as in the paper: ResNet-50 on KADIS-700k, 10 epochs, batch 16.
 
-    python -m arniqa_jax.main --config=configs/pretrain.py --workdir=runs/kadis \
+    python -m arniqa_jax.main --config=pretrain --workdir=runs/kadis \
         --config.data.root=KADIS700
 
 Every other config is a delta of this one. The type of a default is the type of the

@@ -1,6 +1,6 @@
 """A small encoder on the photographs that ship with installed packages, in minutes.
 
-    python -m arniqa_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m arniqa_jax.main --config=quickstart --workdir=runs/quickstart
 
 From random weights, the paper's settings stay at chance for hundreds of steps. Small
 crops, a tiny encoder, many pairs, BatchNorm in the projector and AdamW leave it early.
@@ -8,7 +8,7 @@ crops, a tiny encoder, many pairs, BatchNorm in the projector and AdamW leave it
 
 from ml_collections import ConfigDict
 
-from configs import pretrain
+from arniqa_jax.configs import pretrain
 
 
 def get_config() -> ConfigDict:

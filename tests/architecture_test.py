@@ -19,7 +19,7 @@ _LEVELS = (
     ("datasets",),
     ("data", "degradation", "model"),
     ("command",),
-    ("storage", "distributed"),
+    ("storage", "distributed", "config_files"),
     ("errors", "version"),
 )
 _LEVEL_OF = {name: level for level, names in enumerate(_LEVELS) for name in names}

@@ -7,14 +7,13 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs.pretrain
+from arniqa_jax import config_files
 from arniqa_jax.evaluation import job
 from arniqa_jax.storage import workdir
 from arniqa_jax.training import loop
 from benchmarks import soak
 
-_NAMES = sorted(
-    path.stem for path in pathlib.Path(configs.pretrain.__file__).parent.glob("*.py")
-)
+_NAMES = config_files.names()
 
 
 def _fields(name: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arniqa_jax import config_files
 from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
 from arniqa_jax.training import loop, optimizers, throughput, train_step
@@ -24,7 +25,7 @@ _ROOT = pathlib.Path(pretrain.__file__).parents[1]
 # FLOPs of the lowered step, encoder, loss, degradation and all; each distortion counts
 # once, and of the gradient of a kernel, a loop over its rows, one row.
 _FLOPS = {"pretrain": 1.181e12, "quickstart": 1.300e9, "pod": 3.888e14}
-_NAMES = sorted(path.stem for path in (_ROOT / "configs").glob("*.py"))
+_NAMES = config_files.names()
 
 
 def _make_step(config):
