@@ -1,7 +1,7 @@
-"""Distorting images on the accelerator: 24 distortions, and chains of them.
+"""Distort images on the accelerator: 24 distortions, and chains of several distortions.
 
-Images are RGB float32 (..., H, W, 3) in [0, 1] everywhere in this package. The names
-below load when they are first used, so that importing the package does not load JAX.
+Images are RGB float32 (..., H, W, 3) in [0, 1] everywhere in this package. The imports
+below are lazy, so that importing the package does not load JAX.
 """
 
 import importlib

@@ -1,9 +1,10 @@
-"""The one table of the distortions: name, group, five levels, function.
+"""The table of the distortions: name, group, five levels, function.
 
-Value contract of the package: images are RGB float32 (..., H, W, 3) in [0, 1]; a
-result has the same shape and is clipped to [0, 1] here, once. Leading axes are
-independent images. Levels and their meaning are those of the official code; the
-docstring of a function says what `value` means in it.
+Images are RGB float32 (..., H, W, 3) in [0, 1] in the whole package. A result has the
+shape of its input. `Distortion.__call__` clips it to [0, 1], and nothing else does
+unless its docstring says so. Leading axes are independent images. Levels and their
+meaning are those of the official code; the docstring of each function says what `value`
+means.
 """
 
 import dataclasses
@@ -35,11 +36,11 @@ class Distortion:
     """A row of the catalogue.
 
     Attributes:
-      name: the name in the official code; the function has the same.
-      group: one of seven; a chain takes at most one distortion of a group.
-      levels: the parameter at levels 1..5.
-      function: `function(key, images, *, value)`; its result is not clipped yet.
-      min_size: the smallest height and width that it works on, in pixels.
+      name: the name in the official code; also the name of the function.
+      group: one of seven groups; a chain has at most one distortion of each group.
+      levels: the value of the parameter at levels 1 to 5.
+      function: `function(key, images, *, value)`; does not clip its result.
+      min_size: the smallest height and width of an image, in pixels.
     """
 
     name: str
@@ -49,9 +50,9 @@ class Distortion:
     min_size: int = 1
 
     def __call__(self, key, images, level_index, **options) -> jax.Array:
-        """Distorts images at a level index 0..4; clipped.
+        """Return `images` distorted at a level index of 0 to 4, clipped to [0, 1].
 
-        The index may be traced: one compiled function serves all levels.
+        The index may be traced, so that one compiled function serves all levels.
         """
         whole = all(isinstance(level, int) for level in self.levels)
         table = jnp.array(self.levels, jnp.int32 if whole else jnp.float32)
@@ -124,22 +125,23 @@ CATALOGUE: dict[str, Distortion] = {
 
 
 def distort(key, images, *, name: str, level: int, **options) -> jax.Array:
-    """Applies one distortion to images.
+    """Return images with one distortion applied.
 
     Args:
       key: a JAX random key. Image i, by its flat index over the leading axes, draws
-        under `fold_in(key, i)`, so it does not matter which others are beside it.
+        under `fold_in(key, i)`, so its result does not depend on the other images.
       images: float32 (..., H, W, 3), RGB in [0, 1].
       name: a name in `CATALOGUE`.
-      level: 1 (weakest) to 5.
+      level: an integer from 1 (weakest) to 5.
       **options: further parameters of the function, such as motion blur's `angle`.
 
     Returns:
       Distorted images of the same shape, in [0, 1].
 
     Raises:
-      UsageError: at trace time, for an unknown name or option, a level outside 1..5,
-        images of another shape, dtype or (where they are concrete) range.
+      UsageError: at trace time, if the name or an option is unknown, if the level is
+        outside 1..5, or if the shape or dtype of the images is wrong. If the images
+        are concrete (not traced), also for values outside [0, 1].
 
     >>> import jax
     >>> from arniqa_jax import degradation
@@ -150,7 +152,7 @@ def distort(key, images, *, name: str, level: int, **options) -> jax.Array:
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
         raise errors.UsageError(
-            f"no distortion is called {name!r}; did you mean {near!r}? The names are "
+            f"there is no distortion {name!r}; did you mean {near!r}? The names are "
             + ", ".join(CATALOGUE)
         )
     try:
@@ -172,7 +174,7 @@ def _distort(key, images, index, options, *, name):
 
 
 def check_images(images, distortions) -> None:
-    """Raises a `UsageError` for images that `distortions` are not defined on."""
+    """Raise `UsageError` if any of `distortions` is not defined on these images."""
     shape = np.shape(images)
     if len(shape) < 3 or shape[-1] != 3:
         raise errors.UsageError(
@@ -192,7 +194,7 @@ def check_images(images, distortions) -> None:
     if isinstance(images, jax.core.Tracer) or not images.size:
         return
     low, high = float(images.min()), float(images.max())
-    # Written so that a NaN fails, too.
+    # A comparison with NaN is false, so this form also rejects NaN.
     if not (low >= 0 and high <= 1):
         raise errors.UsageError(
             f"images must lie in [0, 1], got values from {low:g} to {high:g}"

@@ -1,26 +1,31 @@
-"""Chains of distortions: how they are drawn, and how a batch of them runs.
+"""Chains of distortions: draw one chain per sample, and apply them to a batch.
 
-Every sample of a batch has a chain of its own. `vmap` of `lax.switch` would run all 24
-distortions on every sample; here, as in a mixture of experts, each position of the
-chains is dispatched: the samples are ordered by distortion, and tiles of up to `tile`
-samples with the same distortion go through `lax.switch`, once per tile. Levels stay
-data, so there are 24 branches and not 120, and they are compiled once, inside a loop
-over the positions and one over the tiles.
+Each sample of a batch has its own chain. `vmap` of `lax.switch` would run all 24
+distortions on every sample. Instead, each position of the chains is dispatched as in a
+mixture of experts: the samples are sorted by distortion and cut into tiles. A tile
+holds up to `tile` samples with the same distortion, and each tile goes through
+`lax.switch` once. The level is data, so there are 24 branches and not 120. They are
+compiled once, inside a loop over the positions and a loop over the tiles.
 
-What the tile size costs and gains: a tile that its distortion does not fill runs with
-its first sample repeated, so larger tiles waste more; and each tile pays one branch,
-some tens of kernel launches on a GPU, so smaller tiles leave more of a wide machine
-idle. Two samples of a batch rarely share their distortion: of N samples, each position
-has about 0.6 N distortions to do, over 24 kinds. On a CPU core 1 is best: at 64
-samples a tile of 4 costs 2.5 times as much (benchmarks/degradation.py), for its waste
-and for the slices that `vmap` turns into gathers. A TPU core is filled by the crops of
-one sample: bundles per crop do not fall with the tile. On an H200 64 samples take 21.9,
-16.4, 16.2 and 20.0 ms with a tile of 1, 2, 4 and 8 (benchmarks/on_gpu.sh), so it is 4.
+The tile size is a compromise. A tile that is not full runs its first sample several
+times, so larger tiles waste more work. Each tile runs one branch, which is some tens of
+kernel launches on a GPU, so smaller tiles leave more of a wide machine idle. Two
+samples rarely share a distortion: of N samples, each position has about 0.6 N
+distortions to apply, out of 24 kinds.
 
-Everything is a function of the sample and its key alone: results do not depend on the
-batch, on the tile size or on the number of devices, and inside `shard_map` nothing
-communicates. (Between tile sizes, whose code is compiled apart, last bits may differ;
-where a distortion floors to 8 bits, that may move one value in ten thousand a step.)
+- CPU: 1 is best. At 64 samples a tile of 4 takes 2.5 times as long
+  (benchmarks/degradation.py), because of the waste and because `vmap` turns slices into
+  gathers.
+- TPU: 1, because the crops of one sample fill a core. The number of instruction bundles
+  per crop does not fall with the tile size.
+- GPU: 4. On an H200, 64 samples take 21.9, 16.4, 16.2 and 20.0 ms with tiles of 1, 2, 4
+  and 8 (benchmarks/on_gpu.sh).
+
+The result for a sample depends on the sample and its key only. It does not depend on
+the batch, the tile size or the number of devices, and nothing communicates inside
+`shard_map`. One exception: each tile size is compiled separately, so the last bits may
+differ between tile sizes. Where a distortion rounds down to 8 bits, this may move one
+value in ten thousand by one step.
 """
 
 import functools
@@ -39,10 +44,11 @@ _GROUP_SIZES = np.array(
     [sum(d.group == group for d in _DISTORTIONS) for group in _GROUPS]
 )
 _GROUP_STARTS = np.cumsum(_GROUP_SIZES) - _GROUP_SIZES
-# The standard deviation of the level index, of a normal cut at 0.
+# Standard deviation of the level index, which has a normal density cut at 0.
 _LEVEL_DEVIATION = 2.5
-# `draw_chains` and `apply_chains` may be given the same keys: drawing uses this stream,
-# applying those of the chain's positions, 0, 1, ...
+# Callers may pass the same keys to `draw_chains` and `apply_chains`. `draw_chains`
+# folds in this number, and `apply_chains` the chain's positions 0, 1, ..., so their
+# random streams are independent.
 _DRAWING_STREAM = 2**31
 _GPU_TILE = 4
 
@@ -52,7 +58,7 @@ class Chains(NamedTuple):
 
     Attributes:
       ops: int32 (N, max_distortions), row numbers of the catalogue in the order of
-        application; -1 is none.
+        application; -1 means no distortion.
       levels: int32 (N, max_distortions), level indices from 0.
     """
 
@@ -67,15 +73,15 @@ def draw_chains(
     num_levels: int = NUM_LEVELS,
     pristine_prob: float = 0.05,
 ) -> Chains:
-    """Draws one chain for each of the keys (N,).
+    """Return one random chain for each of the keys (N,).
 
     With probability `pristine_prob` a chain is empty. Otherwise its length is uniform
-    in 1..max_distortions, its groups are drawn without replacement, the distortion
-    uniformly in each group, and level index i with probability proportional to
+    in 1..max_distortions, its groups are drawn without replacement, the distortion is
+    uniform within each group, and level index i has probability proportional to
     exp(-i^2 / (2 * 2.5^2)).
 
     Raises:
-      UsageError: `max_distortions` outside 1..7, `num_levels` outside 1..5, or
+      UsageError: if `max_distortions` is outside 1..7, `num_levels` outside 1..5, or
         `pristine_prob` outside [0, 1].
     """
     for name, value, low, high in (
@@ -109,24 +115,24 @@ def _draw(keys, pristine_prob, *, length, num_levels):
 
 
 def apply_chains(keys, images, chains: Chains, *, tile: int = 0) -> jax.Array:
-    """Runs each sample's chain over all its crops.
+    """Return the crops after each sample's chain has been applied to all its crops.
 
-    The crops of a sample share distortions and levels; angles, noise and positions are
-    drawn for each crop by itself.
+    The crops of a sample share distortions and levels. Each crop draws its own angles,
+    noise and positions.
 
     Args:
-      keys: (N,) random keys, one per sample; those of `draw_chains` may be used again.
-      images: float32 (N, V, H, W, 3), the V crops of each sample, RGB in [0, 1]; at
+      keys: (N,) random keys, one per sample; may be the keys given to `draw_chains`.
+      images: float32 (N, V, H, W, 3), the V crops of each sample, RGB in [0, 1], at
         least 48x48 pixels, so that every distortion can run.
-      chains: of `draw_chains`.
-      tile: samples of one distortion that go through it together; 0 chooses by
-        the platform compiled for. It changes the speed alone.
+      chains: the result of `draw_chains`.
+      tile: how many samples with the same distortion run together; 0 chooses by the
+        platform that the function is compiled for. It changes only the speed.
 
     Returns:
-      Degraded crops, of the shape of `images`, in [0, 1].
+      Degraded crops of the shape of `images`, in [0, 1].
 
     Raises:
-      UsageError: at trace time, for arrays that do not fit this description.
+      UsageError: at trace time, if the arrays do not fit this description.
     """
     check_images(images, _DISTORTIONS)
     samples = len(keys)
@@ -153,10 +159,9 @@ class _Tiles(NamedTuple):
     """One position of the chains, cut into tiles.
 
     Attributes:
-      count: (), how many tiles there are; the rows of the arrays from there on are
-        unused.
-      ops: (T,) the distortion of each tile.
-      rows: (T, tile) its samples; a short tile repeats its first one.
+      count: (), the number of tiles; later rows of the arrays are unused.
+      ops: (T,), the distortion of each tile.
+      rows: (T, tile), the samples of each tile; a short tile repeats its first sample.
     """
 
     count: jax.Array
@@ -165,15 +170,15 @@ class _Tiles(NamedTuple):
 
 
 def _plan(ops_N, tile: int) -> _Tiles:
-    """Orders the samples by distortion and cuts each distortion into tiles."""
+    """Return the samples sorted by distortion, each distortion cut into tiles."""
     kinds = len(_DISTORTIONS)
     order = jnp.argsort(jnp.where(ops_N < 0, kinds, ops_N), stable=True)
     counts = jnp.bincount(jnp.where(ops_N < 0, kinds, ops_N), length=kinds + 1)[:kinds]
     first_row = jnp.cumsum(counts) - counts
     tiles = -(-counts // tile)
     last_tile = jnp.cumsum(tiles)
-    room = min(len(ops_N), len(ops_N) // tile + kinds)
-    index = jnp.arange(room)
+    max_tiles = min(len(ops_N), len(ops_N) // tile + kinds)
+    index = jnp.arange(max_tiles)
     ops = jnp.minimum(jnp.searchsorted(last_tile, index, side="right"), kinds - 1)
     start = (index - (last_tile - tiles)[ops]) * tile
     within = start[:, None] + jnp.arange(tile)[None, :]
@@ -184,7 +189,8 @@ def _plan(ops_N, tile: int) -> _Tiles:
 
 @functools.partial(jax.jit, static_argnames=("tile", "planar"))
 def _apply(keys, images, chains, *, tile, planar=False):
-    # A TPU keeps the last axis in lanes: as loop state, channels there fill 3 of 128.
+    # A TPU stores the last axis in 128 lanes. With the channels last, the loop state
+    # would fill 3 of them.
     if planar:
         images = jnp.moveaxis(images, -1, -3)
 
@@ -195,7 +201,8 @@ def _apply(keys, images, chains, *, tile, planar=False):
             if tile > 1:
                 out = jax.vmap(distortion)(keys, images, levels)
             else:
-                # Without vmap a branch keeps slices where it would get gathers.
+                # Without vmap, a branch keeps its slices. With vmap they become
+                # gathers.
                 out = distortion(keys[0], images[0], levels[0])[None]
             return jnp.moveaxis(out, -1, -3) if planar else out
 
@@ -204,21 +211,21 @@ def _apply(keys, images, chains, *, tile, planar=False):
     branches = [branch(distortion) for distortion in _DISTORTIONS]
 
     def take(rows, leaf):
-        if tile == 1:  # As a slice, where an array of rows would be a gather.
+        if tile == 1:  # A slice is faster than a gather with an array of rows.
             return jax.lax.dynamic_index_in_dim(leaf, rows[0], 0)
         return leaf[rows]
 
     def run_position(position, images):
         plan = jax.tree.map(lambda leaf: leaf[position], plans)
         levels = chains.levels[:, position]
-        # For all samples at once: on a TPU, one key takes as long as all of them.
+        # Fold in all keys at once: on a TPU, one key takes as long as all of them.
         position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
 
         def run_tile(index, images):
             rows = plan.rows[index]
             arguments = [take(rows, leaf) for leaf in (position_keys, images, levels)]
             out = jax.lax.switch(plan.ops[index], branches, *arguments)
-            # Repeated rows write the same values again.
+            # A repeated row writes the same values again.
             for place in range(tile):
                 images = jax.lax.dynamic_update_index_in_dim(
                     images, out[place], rows[place], 0
@@ -233,7 +240,7 @@ def _apply(keys, images, chains, *, tile, planar=False):
 
 
 def describe(ops, levels) -> str:
-    """One line for one chain, such as `jpeg 3, white_noise 1`; levels from 1.
+    """Return one line for one chain, such as `jpeg 3, white_noise 1`; levels from 1.
 
     Args:
       ops: (max_distortions,) a row of `Chains.ops`, on the host.

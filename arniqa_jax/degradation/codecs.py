@@ -1,4 +1,4 @@
-"""The two image codecs among the distortions; each fills a file of its own."""
+"""The two image codecs among the distortions; each has its own module."""
 
 from arniqa_jax.degradation.jpeg import jpeg
 from arniqa_jax.degradation.jpeg2000 import jpeg2000

@@ -1,15 +1,15 @@
 """Colour spaces: CIE Lab and YCbCr (dm_pix has gray and HSV).
 
-Images are RGB (..., H, W, 3) in [0, 1]; inside, colours lie in planes (3, ..., H, W),
-so that a colour matrix is one matmul on long rows. The numbers are those of kornia
-0.9, which the official code uses: sRGB transfer curve, D65 white.
+Images are RGB (..., H, W, 3) in [0, 1]. Internally, colours are planes (3, ..., H, W),
+so that a colour matrix is one matrix product on long rows. The constants are those of
+kornia 0.9, which the official code uses: sRGB transfer curve, D65 white.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Rows X, Y, Z of linear sRGB, and back (kornia `rgb_to_xyz`, `xyz_to_rgb`).
+# Linear sRGB to X, Y, Z, and back (kornia `rgb_to_xyz`, `xyz_to_rgb`).
 _XYZ_FROM_RGB = np.array(
     [
         [0.412453, 0.357580, 0.180423],
@@ -25,11 +25,11 @@ _RGB_FROM_XYZ = np.array(
     ]
 )
 _WHITE = np.array([0.95047, 1.0, 1.08883])
-# XYZ as ratios to white. The official code swaps red and blue on its way to Lab and on
-# its way back; so does the reversal here.
+# XYZ divided by white. The official code swaps red and blue on the way to Lab and back;
+# the reversed axis does the same.
 _RATIOS_FROM_RGB = (_XYZ_FROM_RGB / _WHITE[:, None])[:, ::-1]
 _RGB_FROM_RATIOS = (_RGB_FROM_XYZ * _WHITE)[::-1]
-# From (Y, Cb, Cr) differences to RGB (kornia `ycbcr_to_rgb`, ITU-R BT.601).
+# Differences in (Y, Cb, Cr) to RGB (kornia `ycbcr_to_rgb`, ITU-R BT.601).
 _RGB_FROM_YCBCR = np.array(
     [
         [1.0, 0.0, 1.403],
@@ -40,17 +40,21 @@ _RGB_FROM_YCBCR = np.array(
 
 
 def _power(x, exponent):
-    """x ** exponent for x > 0; as exp and log, which XLA:CPU vectorises, unlike pow."""
+    """Return x ** exponent for x > 0.
+
+    It is computed by exp and log, because XLA:CPU does not vectorise pow.
+    """
     return jnp.exp(exponent * jnp.log(x))
 
 
 def _mix(matrix, planes):
     """Return the colour matrix (3, 3) times planes (3, ...).
 
-    Nothing may fuse the powers before it into each of the three sums, where they would
-    be computed three times over. A barrier keeps the compilers for accelerators from
-    it, and a matrix product XLA:CPU, which drops barriers. On a TPU a product with 3
-    columns would leave the matrix unit idle.
+    The compiler must not fuse the powers that precede this product into each of the
+    three sums, because it would compute the powers three times. For accelerators, an
+    optimization barrier prevents it. XLA:CPU drops barriers, so the CPU form is a
+    matrix product. On a TPU a matrix product with 3 columns would leave the matrix unit
+    idle.
     """
 
     def product(planes):
@@ -66,20 +70,20 @@ def _mix(matrix, planes):
 
 
 def linear_from_srgb(x):
-    """Undoes the sRGB transfer curve; x in [0, 1]."""
-    # The maximum keeps the unused branch, and so the gradient, finite.
+    """Return linear values: invert the sRGB transfer curve; x in [0, 1]."""
+    # The maximum keeps the unused branch finite, and therefore the gradient.
     curved = _power((jnp.maximum(x, 0.04045) + 0.055) / 1.055, 2.4)
     return jnp.where(x > 0.04045, curved, x / 12.92)
 
 
 def srgb_from_linear(x):
-    """Applies the sRGB transfer curve; x may leave [0, 1]."""
+    """Return sRGB values: apply the sRGB transfer curve; x may leave [0, 1]."""
     curved = 1.055 * _power(jnp.maximum(x, 0.0031308), 1 / 2.4) - 0.055
     return jnp.where(x > 0.0031308, curved, 12.92 * x)
 
 
 def lab_roots(images):
-    """The roots f(X/Xn), f(Y/Yn), f(Z/Zn), of which Lab is a linear function.
+    """Return the roots f(X/Xn), f(Y/Yn), f(Z/Zn), of which Lab is a linear function.
 
     L = 116 fy - 16 in 0..100, a = 500 (fx - fy), b = 200 (fy - fz), with red and blue
     swapped.
@@ -97,8 +101,8 @@ def lab_roots(images):
 
 
 def rgb_from_lab_roots(roots):
-    """Undoes `lab_roots`; the result is clipped to [0, 1]."""
-    # kornia clips fz alone.
+    """Return RGB (..., H, W, 3), clipped to [0, 1]: the inverse of `lab_roots`."""
+    # Like kornia, clip only fz.
     lowest = jnp.array([-jnp.inf, -jnp.inf, 0.0]).reshape(3, *[1] * (roots.ndim - 1))
     roots = jnp.maximum(roots, lowest)
     ratios = jnp.where(roots > 0.2068966, roots**3, (roots - 4 / 29) / 7.787)
@@ -107,5 +111,5 @@ def rgb_from_lab_roots(roots):
 
 
 def rgb_from_ycbcr_difference(difference):
-    """A difference (3, ..., H, W) in Y, Cb, Cr as one in RGB (..., H, W, 3)."""
+    """Return a difference (3, ..., H, W) in Y, Cb, Cr as one in RGB (..., H, W, 3)."""
     return jnp.moveaxis(_mix(_RGB_FROM_YCBCR, difference), 0, -1)

@@ -1,8 +1,8 @@
 """Kernels and linear filters: the three blurs, colour diffusion and sharpening.
 
-Images are RGB float32 (..., H, W, 3) in [0, 1]; results are not clipped here unless
-said. All filters are cross-correlations with replicated borders, and differentiable
-in the image.
+Images are RGB float32 (..., H, W, 3) in [0, 1]. Results are not clipped unless the
+docstring says so. All filters are cross-correlations with replicated borders. They are
+differentiable in the image unless the docstring says otherwise.
 """
 
 import functools
@@ -13,28 +13,28 @@ import numpy as np
 
 from arniqa_jax.degradation import color, photometric, randomness
 
-# The largest kernels of the catalogue; a kernel is computed on this grid and is zero
-# outside its own size, so that one compiled filter serves every level.
+# Radii of the largest kernels of the catalogue. Every kernel is computed on the largest
+# grid and is zero outside its own size, so that one compiled filter serves every level.
 GAUSSIAN_RADIUS = 10
 DIFFUSION_RADIUS = 40
 LENS_RADIUS = 8
 MOTION_RADIUS = 5
-# Rows or columns of a result that one matmul gives. Wider ones multiply more zeros,
-# narrower ones are too small for a matrix unit (CPU: 32 and 64 alike, 224 twice that).
+# Rows or columns of the result per matrix product. Wider blocks multiply more zeros,
+# narrower ones underuse a matrix unit. On a CPU 32 and 64 take equally long, 224 twice.
 _BLOCK = 64
-# Columns of a result that one product on a matrix unit gives: with the margins of the
-# lens blur, 128, its width.
+# Columns of the result per product on a matrix unit. With the margins of the lens blur
+# they are 128, the width of the unit.
 _COLUMNS = 128 - 2 * LENS_RADIUS
-# Products in float32. With less, a GPU computes in TF32, whose error is 7e-4 here (seen
-# on an H200), and a TPU computes in passes of bfloat16.
+# Products in float32. At a lower precision, a GPU computes in TF32, whose error here is
+# 7e-4 (measured on an H200), and a TPU computes in passes of bfloat16.
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
 def gaussian_band(size, sigma, *, max_radius, radius=None):
-    """The (size, size) matrix that filters a column of `size` values by a Gaussian.
+    """Return the (size, size) matrix that filters a column of values by a Gaussian.
 
-    The kernel is cut at `radius`, by default ceil(2 sigma), and normalised; what it
-    reaches beyond the ends falls on the end values, which is the replicated border.
+    The kernel is cut at `radius`, by default ceil(2 sigma), and normalised. Replicated
+    borders are weights beyond the ends, added to the weights of the end values.
     """
     if radius is None:
         radius = jnp.ceil(2 * sigma)
@@ -63,16 +63,15 @@ def filter_planes(planes, rows, columns, *, reach):
 
 
 def _filter_whole(planes, rows, columns):
-    """Return the two products as they are: few launches, and large ones."""
+    """Return the two products as they are: few kernel launches with much work each."""
     across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=_PRECISION)
     return jnp.einsum("hk,...kw->...hw", rows, across, precision=_PRECISION)
 
 
 def _filter_by_blocks(planes, rows, columns, *, reach):
-    """As `_filter_whole`, without most of the zeros.
+    """Return the result of `_filter_whole`, computed without most of the zeros.
 
-    Each block of the result is a product with a few columns alone: at radius 10, 0.4
-    of the whole.
+    Each block of the result needs few columns: at radius 10, 0.4 of the work.
     """
     across = jnp.zeros_like(planes)
     for block, source in _blocks(planes.shape[-1], reach):
@@ -88,14 +87,14 @@ def _filter_by_blocks(planes, rows, columns, *, reach):
 
 
 def _blocks(size, reach):
-    """Slices of a result, and of the values that each needs."""
+    """Yield the slices of a result, each with the slice of the input that it needs."""
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
         yield slice(start, stop), slice(max(start - reach, 0), min(stop + reach, size))
 
 
 def gaussian_planes(planes, sigma, *, max_radius, radius=None):
-    """Filters planes (..., H, W) by a Gaussian; see `gaussian_band`."""
+    """Return planes (..., H, W) filtered by a Gaussian; see `gaussian_band`."""
     rows, columns = (
         gaussian_band(size, sigma, max_radius=max_radius, radius=radius)
         for size in planes.shape[-2:]
@@ -105,11 +104,11 @@ def gaussian_planes(planes, sigma, *, max_radius, radius=None):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def correlate(images, kernel, reach, mirrored):
-    """Correlate images (..., H, W, 3) with one odd square kernel (K, K).
+    """Return the correlation of images (..., H, W, 3) with one kernel (K, K), K odd.
 
-    Rows of the kernel farther than `reach` from its middle are zero and are skipped,
-    which makes the number of rounds dynamic. If `mirrored`, the kernel is equal upside
-    down, and rows at equal distance share their weights.
+    Rows of the kernel farther than `reach` from its middle must be zero. They are
+    skipped, so the number of iterations is dynamic. `mirrored` says that the kernel is
+    symmetric upside down; then two rows at equal distance share their weights.
     """
     return jax.lax.platform_dependent(
         images,
@@ -122,7 +121,7 @@ def correlate(images, kernel, reach, mirrored):
 
 @correlate.defjvp
 def _correlate_jvp(mirrored, primals, tangents):
-    """A loop of a dynamic number of rounds has no gradient; that of all rows has."""
+    """Differentiate a loop over all rows; one of dynamic length has no gradient."""
     images, kernel, reach = primals
     images_dot, kernel_dot, _ = tangents
 
@@ -135,9 +134,9 @@ def _correlate_jvp(mirrored, primals, tangents):
 
 
 def _half(kernel, mirrored):
-    """Return the kernel's rows below and above the middle (2, K // 2 + 1, K).
+    """Return the kernel's rows below and above the middle, (2, K // 2 + 1, K).
 
-    Row d of each has distance d from the middle, which is shared by both.
+    Row d of each has distance d from the middle. The middle row is in both, halved.
     """
     radius = kernel.shape[0] // 2
     fold = jnp.ones((radius + 1, 1)).at[0].set(0.5)
@@ -150,8 +149,8 @@ def _correlate_by_products(images, kernel, reach, mirrored):
     """Return the correlation as matrix products, for a matrix unit.
 
     Planes (3, ..., H, W) are cut into blocks of columns. A row of the kernel is a
-    banded matrix, the same for all blocks, from the padded columns of a block to its
-    own. A round takes the two rows of the kernel at one distance from the middle.
+    banded matrix, the same for all blocks, from the padded columns of a block to those
+    of its result. An iteration applies the two rows at one distance from the middle.
     """
     height, width, _ = images.shape[-3:]
     radius = kernel.shape[0] // 2
@@ -169,7 +168,8 @@ def _correlate_by_products(images, kernel, reach, mirrored):
         [padded[..., i * _COLUMNS : i * _COLUMNS + size] for i in range(blocks)]
     )
     # band[..., k, w] = half[..., k - w], for 0 <= k - w <= 2 radius. The offsets are a
-    # constant: XLA would compute each of the comparisons below by itself.
+    # numpy constant, because XLA would compute each of the comparisons below
+    # separately.
     offset = np.arange(size)[:, None] - np.arange(_COLUMNS)[None, :]
     band = sum(
         jnp.where(offset == k, half[..., k, None, None], 0.0)
@@ -194,10 +194,10 @@ def _correlate_by_products(images, kernel, reach, mirrored):
 
 
 def _correlate_by_rows(images, kernel, reach):
-    """Return the correlation by shifted sums, two rows of the kernel at a time.
+    """Return the correlation as shifted sums, two rows of the kernel per iteration.
 
-    XLA:CPU vectorises a loop body of this many terms, and not one of a single row. All
-    rows take their turn: skipping some brings nothing.
+    XLA:CPU vectorises a loop body with this many terms, but not the body with a single
+    row. All rows are used, because skipping some does not save time.
     """
     del reach
     height = images.shape[-3]
@@ -218,7 +218,7 @@ def _correlate_by_rows(images, kernel, reach):
 
 
 def _correlate_mirrored(images, kernel, reach):
-    """Return the correlation by shifted sums, for a mirrored kernel."""
+    """Return the correlation as shifted sums, for a mirrored kernel."""
     height = images.shape[-3]
     radius = kernel.shape[0] // 2
     padded = _padded_rows(images, radius)
@@ -237,9 +237,9 @@ def _correlate_mirrored(images, kernel, reach):
 
 
 def _padded_rows(images, radius, *, extra=0):
-    """Rows (..., H + 2 radius + extra, 3 (W + 2 radius)), borders replicated.
+    """Return rows (..., H + 2 radius + extra, 3 (W + 2 radius)), borders replicated.
 
-    Channels are interleaved, so a shift by a pixel is a shift by three.
+    Channels are interleaved, so a shift by one pixel is a shift by three values.
     """
     lead = [(0, 0)] * (images.ndim - 3)
     margins = [*lead, (radius, radius + extra), (radius, radius), (0, 0)]
@@ -248,7 +248,7 @@ def _padded_rows(images, radius, *, extra=0):
 
 
 def _correlate_rows(rows, weights):
-    """Correlates padded rows (..., 3 (W + K - 1)) with weights (K,)."""
+    """Return padded rows (..., 3 (W + K - 1)) correlated with weights (K,)."""
     size = weights.shape[0]
     length = rows.shape[-1] - 3 * (size - 1)
     return sum(
@@ -258,7 +258,10 @@ def _correlate_rows(rows, weights):
 
 
 def gaussian_blur(key, images, *, value):
-    """Gaussian of standard deviation `value` pixels (at most 5), cut at 2 sigma."""
+    """Return images blurred by a Gaussian, cut at 2 sigma.
+
+    `value` is the standard deviation in pixels, at most 5.
+    """
     del key
     planes = jnp.moveaxis(images, -1, -3)
     planes = gaussian_planes(planes, value, max_radius=GAUSSIAN_RADIUS)
@@ -266,14 +269,15 @@ def gaussian_blur(key, images, *, value):
 
 
 def disk_kernel(radius, *, max_radius=LENS_RADIUS):
-    """The share of a disk's area in each pixel: MATLAB's `fspecial('disk', radius)`.
+    """Return the fraction of a disk's area that lies in each pixel.
 
-    In the first quadrant, the area of the disk between x0 and x1 and below y is the
-    integral of min(h(x), y), h(x) = sqrt(radius^2 - x^2): y up to the crossing
-    c = h(y), and from there on the antiderivative of h.
+    This is MATLAB's `fspecial('disk', radius)`. In the first quadrant, the area of the
+    disk between x0 and x1 and below y is the integral of min(h(x), y), with h(x) =
+    sqrt(radius^2 - x^2). The integrand is y up to the crossing c = h(y). Beyond it the
+    integral follows from the antiderivative of h.
     """
     edges = jnp.arange(max_radius + 2) - 0.5
-    edges = jnp.clip(edges, 0, radius)  # the centre pixel counts half, see below
+    edges = jnp.clip(edges, 0, radius)  # keeps only half of the centre pixel, see below
 
     def integral(x):
         ratio = jnp.clip(x / radius, 0, 1)
@@ -284,7 +288,7 @@ def disk_kernel(radius, *, max_radius=LENS_RADIUS):
     below = edges[:, None] * flat + integral(jnp.maximum(edges[None, :], crossing))
     below -= integral(crossing)
     area = jnp.maximum(jnp.diff(jnp.diff(below, axis=0), axis=1), 0)
-    # Pixels on an axis straddle it: only one half of them lies in the quadrant.
+    # A pixel on an axis straddles it, and only half of the pixel lies in the quadrant.
     fold = jnp.ones(max_radius + 1).at[0].set(2)
     area *= jnp.outer(fold, fold)
     half = jnp.concatenate([area[:0:-1], area])
@@ -293,19 +297,19 @@ def disk_kernel(radius, *, max_radius=LENS_RADIUS):
 
 
 def lens_blur(key, images, *, value):
-    """An antialiased disk of radius `value` pixels, at most 8."""
+    """Return images blurred by an antialiased disk of radius `value` <= 8 pixels."""
     del key
-    # Pixels reach half a pixel beyond their centres.
+    # A pixel extends half a pixel beyond its centre.
     reach = jnp.floor(value + 0.5).astype(jnp.int32)
     return correlate(images, disk_kernel(value), reach, True)
 
 
 def motion_kernel(length, angle, *, max_radius=MOTION_RADIUS):
-    """MATLAB's `fspecial('motion', length, angle)`, angle in degrees.
+    """Return MATLAB's `fspecial('motion', length, angle)`, with the angle in degrees.
 
-    A pixel's weight is 1 minus its distance to the segment of the given length through
-    the centre, at least 0; a pixel farther from the centre than the segment's end
-    counts its distance to that end.
+    The segment of the given length and angle passes through the centre. The weight of a
+    pixel is 1 minus its distance to the segment, at least 0. For a pixel farther from
+    the centre than the segment's end, the distance is that to the end.
     """
     half = (jnp.maximum(length, 1) - 1) / 2
     radians = jnp.mod(angle, 180) * (jnp.pi / 180)
@@ -322,9 +326,10 @@ def motion_kernel(length, angle, *, max_radius=MOTION_RADIUS):
 
 
 def motion_blur(key, images, *, value, angle=None):
-    """A line of `value` pixels (at most 10) at `angle` degrees.
+    """Return images blurred along a line of `value` pixels (at most 10).
 
-    Without an angle, each image draws an integer one, uniform in 0..180.
+    `angle` is in degrees. If it is None, each image draws its own angle, an integer
+    uniform in 0..180.
     """
     flat = images.reshape(-1, *images.shape[-3:])
     if angle is None:
@@ -333,8 +338,8 @@ def motion_blur(key, images, *, value, angle=None):
     else:
         angles = jnp.broadcast_to(angle, len(flat))
     kernels = jax.vmap(motion_kernel, (None, 0))(value, angles)
-    # The line's end, and what is nearer than 1 to it; 1e-3 covers rounding. The
-    # largest of all images, as a loop of a number for each runs that often, too.
+    # The line's end and the pixels closer than 1 to it; 1e-3 covers rounding. All images
+    # share the largest reach: under vmap, every loop runs as often as the longest.
     half = (jnp.maximum(value, 1) - 1) / 2
     rise = half * jnp.max(jnp.abs(jnp.sin(angles * (jnp.pi / 180))), initial=0)
     reach = jnp.minimum(jnp.ceil(rise + 1e-3), MOTION_RADIUS).astype(jnp.int32)
@@ -345,13 +350,14 @@ def motion_blur(key, images, *, value, angle=None):
 
 
 def color_diffusion(key, images, *, value):
-    """Blurs a and b of Lab by sigma 1.5 value + 2 and multiplies them by `value`.
+    """Return images with a and b of Lab blurred and multiplied by `value`, at most 12.
 
-    The result is floored to 8 bits, so it has no gradient; `value` is at most 12.
+    The standard deviation of the blur is 1.5 value + 2 pixels. The result is rounded
+    down to 8 bits, so it has no gradient.
     """
     del key
     roots = color.lab_roots(images)
-    # a and b are differences to fy, so these are blurred and scaled; fy keeps its own.
+    # a and b are differences of fx and fz to fy. They are blurred and scaled; fy stays.
     difference = value * gaussian_planes(
         roots[::2] - roots[1:2], 1.5 * value + 2, max_radius=DIFFUSION_RADIUS
     )
@@ -363,9 +369,12 @@ def color_diffusion(key, images, *, value):
 
 
 def high_sharpen(key, images, *, value):
-    """Adds to the lightness of Lab `value` times its difference to a blurred copy."""
+    """Return sharpened images, clipped to [0, 1].
+
+    The lightness of Lab increases by `value` times its difference to a blurred copy.
+    """
     del key
     roots = color.lab_roots(images)
-    # Lightness is affine in fy, and a and b stay, so the three roots move together.
+    # Lightness is affine in fy. a and b stay, so all three roots move equally.
     blurred = gaussian_planes(roots[1:2], 6.0, max_radius=6, radius=6)
     return color.rgb_from_lab_roots(roots + value * (roots[1:2] - blurred))

@@ -1,10 +1,11 @@
-"""Draws what every distortion does to a photograph.
+"""Draw what every distortion does to a photograph.
 
     python -m arniqa_jax.degradation.gallery [IMAGE] --output=DIR
 
-Writes DIR/distortions.png, a contact sheet of the 24 distortions at their 5 levels with
-their parameters, and DIR/chains.png, 12 random chains with their recipes. Without an
-image it takes a built-in photograph, scikit-image's astronaut.
+The command writes two pictures: DIR/distortions.png, a contact sheet of the 24
+distortions at their 5 levels with the values of their parameters, and DIR/chains.png,
+12 random chains with their descriptions. The default image is a photograph that comes
+with scikit-image, the astronaut.
 """
 
 import pathlib
@@ -16,10 +17,10 @@ from arniqa_jax import command, errors
 
 FLAGS = flags.FlagValues()
 OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for the two pictures; made if missing.", flag_values=FLAGS
+    "output", None, "Folder for the two pictures, made if missing.", flag_values=FLAGS
 )
 SEED = flags.DEFINE_integer(
-    "seed", 0, "Of the noise and of the chains.", flag_values=FLAGS
+    "seed", 0, "Random seed of the noise and the chains.", flag_values=FLAGS
 )
 
 CROP = 224
@@ -28,9 +29,9 @@ CHAINS = 12
 
 def main(arguments: list[str]) -> None:
     if OUTPUT.value is None:
-        raise errors.UsageError("--output=DIR is missing: where to write the pictures")
+        raise errors.UsageError("--output=DIR is missing: the folder for the pictures")
     if len(arguments) > 1:
-        raise errors.UsageError(f"one image at most, got {len(arguments)}")
+        raise errors.UsageError(f"expected at most one image, got {len(arguments)}")
     crop = _load(arguments[0] if arguments else None)
     folder = pathlib.Path(OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _load(path: str | None):
-    """The middle of a photograph, float32 (CROP, CROP, 3) in [0, 1]."""
+    """Return the middle of a photograph, float32 (CROP, CROP, 3) in [0, 1]."""
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
     from skimage import data
@@ -60,7 +61,7 @@ def _load(path: str | None):
 
 
 def draw_distortions(image, *, seed: int = 0):
-    """A figure of every distortion at every level of image (H, W, 3)."""
+    """Return a figure of every distortion of `image` (H, W, 3) at every level."""
     import jax
     import numpy as np
 
@@ -79,7 +80,10 @@ def draw_distortions(image, *, seed: int = 0):
 
 
 def draw_chains(image, *, seed: int = 0, count: int = CHAINS):
-    """A figure of image (H, W, 3) after random chains, each with its recipe."""
+    """Return a figure of random chains applied to `image` (H, W, 3).
+
+    Each panel has the description of its chain above it.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -100,7 +104,7 @@ def draw_chains(image, *, seed: int = 0, count: int = CHAINS):
 
 
 def _figure(rows: int, columns: int, *, width: float, text: float = 0.28):
-    """A figure of square axes `width` inches wide with room for text above each."""
+    """Return a figure of square axes `width` inches wide, with `text` inches above."""
     from matplotlib.figure import Figure
 
     height = width + text

@@ -1,20 +1,20 @@
-"""Jitter: five rounds in which each pixel reads at a random offset of its own.
+"""Jitter: in each of five rounds, every pixel reads at its own random offset.
 
-The offsets are the same on every platform; how a round reads them is not.
+The offsets are the same on every platform. The form of a round differs.
 
-A gather reads any offset. It is the best form on a GPU, and on a CPU for wide offsets,
-but a TPU gathers a pixel at a time. There, each round is a sum over the shifts of the
-image instead: bilinear interpolation at an offset (y, x) is
+A gather can read at any offset. It is the fastest form on a GPU, and on a CPU for wide
+offsets. A TPU gathers one pixel at a time, so there each round is a sum over shifted
+copies of the image. Bilinear interpolation at an offset (y, x) is
 
     sum over dx of hat(x - dx) * sum over dy of hat(y - dy) * image shifted by (dy, dx)
 
-with hat(t) = max(1 - |t|, 0), which is exact if the shifts cover the largest offset.
-That is `randomness.MAX_NORMAL` times `value`, so each level needs the shifts within
-one of `WINDOWS` only.
+with hat(t) = max(1 - |t|, 0). The sum is exact if the shifts cover the largest offset,
+`randomness.MAX_NORMAL * value`. Each level therefore needs only the shifts within one
+of `WINDOWS`.
 
-Shapes: N images, H rows, W columns. On a TPU an image is cut into blocks of R rows and
-C columns, and the last two axes, S sublanes of 128 lanes, hold the blocks of all images
-in flat order: a shift by a pixel then moves along a major axis, which costs nothing.
+Shapes: N images, H rows, W columns. For a TPU an image is cut into blocks of R rows and
+C columns. The last two axes, S sublanes of 128 lanes, hold the blocks of all images in
+flat order. A shift by a pixel then moves data along a major axis, which costs nothing.
 """
 
 import jax
@@ -24,22 +24,23 @@ import numpy as np
 from arniqa_jax.degradation import randomness
 
 ROUNDS = 5
-# The largest offsets, in pixels, that one form of the sum is made for.
+# The largest offset, in pixels, of each compiled form of the sum.
 WINDOWS = (1, 2, 3, 6)
 MAX_VALUE = WINDOWS[-1] / randomness.MAX_NORMAL
-# Blocks along each side of an image that is large enough. 8 x 32 blocks of each of 4
-# images fill the 8 x 128 elements of a TPU's register.
+# Number of blocks along each side of a large image. The 8 x 32 blocks of each of 4
+# images fill the 8 x 128 elements of a TPU register.
 _DOWN, _ACROSS = 8, 32
-# A TPU multiplies matrices faster than it transposes small axes. At the highest
-# precision the product with zeros and ones is exact.
+# A TPU multiplies matrices faster than it transposes small axes. A product with a
+# matrix of zeros and ones is exact at the highest precision.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 def jitter(key, images, *, value):
-    """Five rounds in which each pixel reads at its own normal(0, value^2) offset.
+    """Return images after five rounds of per-pixel normal(0, value^2) offsets.
 
-    Bilinear, replicated borders, the same offset for the three channels. `value` is at
-    most `MAX_VALUE`, 1.09; above it, the result is NaN.
+    In each round, every pixel reads at its own offset, by bilinear interpolation, with
+    replicated borders and the same offset for the three channels. `value` is at most
+    `MAX_VALUE`, 1.09; for a larger one, the result is NaN.
     """
     flat_NHWC = images.reshape(-1, *images.shape[-3:])
     keys = randomness.image_keys(key, images).reshape(-1)
@@ -54,7 +55,7 @@ def jitter(key, images, *, value):
 
 
 def _by_window(value, make_branch, *arguments):
-    """Run `make_branch(window)(*arguments)` with the smallest window that is exact."""
+    """Return `make_branch(window)(*arguments)` for the smallest exact window."""
     reach = jnp.array(WINDOWS) / randomness.MAX_NORMAL
     index = jnp.sum(value > reach[:-1])
     return jax.lax.switch(index, [make_branch(w) for w in WINDOWS], *arguments)
@@ -67,8 +68,8 @@ def _by_gather(keys, images_NHWC, value):
 
     def one(keys, image):
         offsets = value * randomness.normals(keys, (2, height, width))
-        # Unrolled: in a loop, XLA:CPU takes the offsets apart for every value it
-        # gathers.
+        # This loop is unrolled. In a compiled loop, XLA:CPU unpacks the offsets again
+        # for every value it gathers.
         for offset in offsets:
             image = _bilinear(image, rows + offset[0], columns + offset[1])
         return image
@@ -77,10 +78,12 @@ def _by_gather(keys, images_NHWC, value):
 
 
 def _bilinear(image, y, x):
-    """Reads image (H, W, 3) at rows y (H, W) and columns x, clamped to its borders.
+    """Return image (H, W, 3) read at rows y (H, W) and columns x (H, W).
 
-    One gather brings the four neighbours of a pixel with all their channels; dm_pix
-    gathers each channel of each neighbour by itself, at ten times the cost.
+    Positions are clamped to the borders of the image.
+
+    One gather reads the four neighbours of a pixel with all their channels. dm_pix uses
+    a separate gather for each channel of each neighbour, which takes ten times as long.
     """
     height, width, _ = image.shape
     y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
@@ -116,7 +119,7 @@ def _hat_sum(padded, y, x, window):
         read = sum(h * near[:, row : row + rows] for row, h in enumerate(down))
         return total + hat(x, index - window) * read
 
-    # The widest sum in one piece would take long to compile, and run out of registers.
+    # The widest sum, fully unrolled, takes long to compile and runs out of registers.
     unroll = window < WINDOWS[-1]
     size = 2 * window + 1
     total = jnp.zeros_like(padded[:, :rows, :columns])
@@ -127,15 +130,15 @@ class _Blocks:
     """How `count` images of height x width pixels are cut into blocks.
 
     Attributes:
-      rows, columns: R and C, the pixels of a block. The last block of an image may
-        hang over its border.
-      down, across: blocks of an image along its height and width.
+      rows, columns: R and C, the size of a block in pixels. The last block of an image
+        may extend beyond its border.
+      down, across: number of blocks of an image along its height and width.
       shape: (R, C, down, count * across), the shape of a plane in blocks.
     """
 
     def __init__(self, count, height, width):
         self.count, self.height, self.width = count, height, width
-        # A block's neighbours must hold all that a pixel of it may read.
+        # All that a pixel may read must lie in its block or an adjacent one.
         self.rows = max(-(-height // _DOWN), WINDOWS[-1])
         self.columns = max(-(-width // _ACROSS), WINDOWS[-1])
         self.down, self.across = -(-height // self.rows), -(-width // self.columns)
@@ -157,7 +160,7 @@ class _Blocks:
         return jnp.stack([jnp.concatenate(row, -1) for row in blocks], 2)
 
     def join(self, planes):
-        """Return the images of `split`."""
+        """Return the images (N, H, W, 3) of the planes: the inverse of `split`."""
         rows = _order(self.height, self.rows, self.down).T
         columns = _order(self.width, self.columns, self.across)
         columns = columns.reshape(self.columns, self.across, -1)
@@ -176,9 +179,11 @@ class _Blocks:
         return jnp.moveaxis(jnp.stack(images), 1, -1)
 
     def normals(self, keys_N):
-        """Return what `randomness.normal` draws for (2, H, W), as (ROUNDS, 2, *shape).
+        """Return offsets (ROUNDS, 2, *shape), the values of `randomness.normal`.
 
-        All rounds at once: in a loop, each round would cost the launches.
+        They are those that `randomness.normal` returns for the shape (2, H, W).
+        All rounds are drawn at once, because a loop would cost kernel launches per
+        round.
         """
         seeds = jax.vmap(jax.vmap(randomness.seeds))(keys_N)
         seeds = jnp.repeat(seeds, self.across, 0).T
@@ -189,12 +194,16 @@ class _Blocks:
         )
         row = row * self.rows + i
         column = column % self.across * self.columns + j
-        # What hangs over the border gets the number of another pixel, and is cut off.
+        # Positions beyond the border get the counter of another pixel; `join` cuts them
+        # off.
         counter = (plane * self.height + row) * self.width + column
         return randomness.normal_at(seeds, counter[None])
 
     def surround(self, planes, window):
-        """Add `window` pixels around each block: its neighbours', or the border's."""
+        """Return the blocks with `window` more pixels on each side.
+
+        They come from the adjacent blocks, or repeat the border of the image.
+        """
         row, column = np.indices(self.shape[2:])
         column %= self.across
         last_pixel = (self.width - 1) % self.columns
@@ -217,12 +226,12 @@ def _permute(planes, rows, columns):
 
 
 def _surround(planes, axis, window, first, last, last_pixel):
-    """Add pixels along one axis of the blocks.
+    """Return the blocks with more pixels on both sides of one axis.
 
     Args:
       planes: (3, R, C, down, count * across).
       axis: 1 for rows, 2 for columns.
-      window: how many pixels are added on each side.
+      window: the number of pixels to add on each side.
       first, last: (down, count * across), whether a block lies at the image's border.
       last_pixel: index, in a last block, of the last pixel that is inside the image.
     """

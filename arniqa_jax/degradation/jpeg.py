@@ -1,14 +1,14 @@
-"""The JPEG round trip of libjpeg-turbo, equal in every bit, in integer arithmetic.
+"""The JPEG round trip of libjpeg-turbo, bit-exact, in integer arithmetic.
 
-Images are RGB, float32 (..., H, W, 3), in [0, 1]. The steps are those of ITU-T T.81's
-baseline process with libjpeg-turbo's defaults: BT.601 full-range YCbCr, chroma at half
-the width and height (4:2:0), the "islow" integer DCT and its inverse, the tables of
-T.81 annex K scaled by the quality, triangular ("fancy") chroma upsampling. The entropy
-coder between quantisation and dequantisation is lossless, so it is left out, and with
-it everything whose shape depends on the data.
+Images are RGB, float32 (..., H, W, 3), in [0, 1]. The steps are those of the baseline
+process of ITU-T T.81 with the defaults of libjpeg-turbo: BT.601 full-range YCbCr,
+chroma at half the width and height (4:2:0), the "islow" integer DCT and its inverse,
+the tables of T.81 annex K scaled by the quality, and triangular ("fancy") chroma
+upsampling. The entropy coder is left out, because it is lossless. Without it no shape
+depends on the data.
 
-Every intermediate value fits int32 and no step depends on the order of a floating-point
-sum, so the result is the same on every backend.
+Every intermediate value fits int32, and no step depends on the order of a
+floating-point sum, so the result is the same on every backend.
 """
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 
 from arniqa_jax.degradation.products import across, down
 
-# Quantisation tables of T.81, annex K, for luma and chroma: what quality 50 uses.
+# Quantisation tables of T.81, annex K, for luma and chroma, as quality 50 uses them.
 _LUMA_TABLE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -38,12 +38,12 @@ _CHROMA_TABLE[:4, :4] = [
     [47, 66, 99, 99],
 ]
 
-# The 8-point DCT times sqrt(8) 2^13: row k is the left half of output k, whose right
-# half mirrors it with the sign (-1)^k. libjpeg's islow DCT computes the same sums by
-# the butterflies of Loeffler, Ligtenberg and Moschytz with 13-bit constants. It rounds
-# only at the end of a pass, so a pass is this matrix and one rounding shift, exactly,
-# provided that the entries are sums of the *rounded* constants: nine of them differ by
-# one from the rounded cosine. The inverse DCT is the transpose.
+# The 8-point DCT times sqrt(8) 2^13. Each row holds the left half of one output; the
+# right half of row k mirrors it with the sign (-1)^k. libjpeg's islow DCT computes the
+# same sums by the butterflies of Loeffler, Ligtenberg and Moschytz with 13-bit
+# constants. It rounds only at the end of a pass, so a pass is exactly this matrix and
+# one rounding shift. For that, the entries must be sums of the *rounded* constants:
+# nine of them differ by one from the rounded cosine. The inverse DCT is the transpose.
 _DCT_LEFT = np.array(
     [
         [8192, 8192, 8192, 8192],
@@ -63,10 +63,10 @@ _EXTRA_BITS = 2  # kept after the first pass, dropped by the second
 
 
 def _pass(lines, matrix, shift, axis, finish=None):
-    """One-dimensional transform of 8 arrays, stacked along `axis`.
+    """Return the one-dimensional transform of 8 arrays, stacked along `axis`.
 
-    Output k is the sum of matrix[k, j] lines[j] over 2^shift, halves up, and then
-    `finish(k, output)`.
+    Output k is the sum of matrix[k, j] lines[j], divided by 2^shift and rounded (half
+    up), and then passed through `finish(k, output)`.
     """
     outputs = []
     for k, row in enumerate(matrix):
@@ -77,7 +77,7 @@ def _pass(lines, matrix, shift, axis, finish=None):
 
 
 def _tables(quality: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Luma and chroma quantisation tables, (8, 8) int32 in 1..255, for one quality."""
+    """Return the luma and chroma tables for one quality, (8, 8) int32 in 1..255."""
     quality = jnp.clip(jnp.asarray(quality).astype(jnp.int32), 1, 100)
     percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     return tuple(
@@ -87,11 +87,11 @@ def _tables(quality: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _quantise(x: jax.Array, table: jax.Array) -> jax.Array:
-    """x / 8, rounded half away from zero to a multiple of the table.
+    """Return x / 8, rounded half away from zero to a multiple of the table.
 
-    The forward DCT leaves the factor of 8, so the divisor is d = 8 table. (n + 1/2) / d
-    is at least 1 / (2 d) away from any integer, and n < 2^15: an error of 2^-17 of its
-    size cannot change its floor, so float32 with any rounding of 1/d is exact.
+    The forward DCT leaves a factor of 8, so the divisor is d = 8 table. float32 is
+    exact with any rounding of 1/d: (n + 1/2) / d is at least 1 / (2 d) away from any
+    integer, and n < 2^15, so a relative error of 2^-17 cannot change the floor.
     """
     n = (jnp.abs(x) + 4 * table).astype(jnp.float32)
     level = jnp.floor((n + 0.5) * (0.125 / table.astype(jnp.float32)))
@@ -99,13 +99,14 @@ def _quantise(x: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def _round_trip(sheet: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """DCT, quantisation and back, for (n, 3/2 H, W) in 0..255; H, W multiples of 16.
+    """Return (n, 3/2 H, W) in 0..255 after DCT, quantisation and inverse DCT.
 
-    The first H rows use the first table, the others the second.
+    H and W are multiples of 16. The first H rows use the first table, the others the
+    second.
     """
     n, height, width = sheet.shape
     rows, columns = height // 8, width // 8
-    # (v, u, 1, rows, 1), v the frequency down and u the one across.
+    # (v, u, 1, rows, 1), with v the vertical and u the horizontal frequency.
     is_luma = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, rows, 1), 3) < rows * 2 // 3
     table = jnp.where(is_luma, *(t[..., None, None, None] for t in tables))
 
@@ -116,16 +117,17 @@ def _round_trip(sheet: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Ar
         return jnp.clip(x, -128, 127) + 128
 
     def lines_down(x):
-        """The lines v of (u, n, rows, v, columns), from a reshaped array.
+        """Return the lines v of (u, n, rows, v, columns), from a reshaped array.
 
-        A slice of a stack along the same axis is simplified away by XLA, which then
-        computes each of the 8 stacked arrays 8 times; the reshape keeps the stack.
+        XLA simplifies a slice of a stack along the same axis, and then computes each of
+        the 8 stacked arrays 8 times. The reshape keeps the stack.
         """
         x = x.reshape(8, n, rows, width)
         return [x[..., v * columns : (v + 1) * columns] for v in range(8)]
 
-    # Forward across and down, back down and across; the place across leads in between,
-    # so that the slices of the vertical passes are contiguous.
+    # The order is forward horizontally, forward vertically, back vertically, back
+    # horizontally. Between the horizontal passes u is the leading axis, so that the
+    # slices of the vertical passes are contiguous.
     x = sheet.reshape(n, rows, 8, columns, 8) - 128
     x = _pass([x[..., u] for u in range(8)], _DCT, _DCT_BITS - _EXTRA_BITS, 0)
     x = _pass(lines_down(x), _DCT, _DCT_BITS + _EXTRA_BITS, 3, quantise)
@@ -135,13 +137,16 @@ def _round_trip(sheet: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Ar
 
 
 def _pad_to(plane: jax.Array, height: int, width: int) -> jax.Array:
-    """(N, h, w) -> (N, height, width) by repeating the last row and column."""
+    """Return (N, h, w) padded to (N, height, width) by its last row and column."""
     missing = ((0, 0), (0, height - plane.shape[1]), (0, width - plane.shape[2]))
     return jnp.pad(plane, missing, mode="edge")
 
 
 def _ycc_from_rgb(r, g, b):
-    """BT.601 full range in 16-bit fixed point; chroma is rounded half down."""
+    """Return Y, Cb, Cr of BT.601 full range, in 16-bit fixed point.
+
+    Halves are rounded up for luma and down for chroma.
+    """
     chroma = (128 << 16) + (1 << 15) - 1
     return (
         (19595 * r + 38470 * g + 7471 * b + (1 << 15)) >> 16,
@@ -151,7 +156,7 @@ def _ycc_from_rgb(r, g, b):
 
 
 def _rgb_from_ycc(y, cb, cr):
-    """The inverse, with chroma centred on 0; the results may leave 0..255."""
+    """Return R, G, B, given chroma centred on 0; the results may leave 0..255."""
     half = 1 << 15
     return (
         y + ((91881 * cr + half) >> 16),
@@ -161,7 +166,10 @@ def _rgb_from_ycc(y, cb, cr):
 
 
 def _downsample(plane: jax.Array) -> jax.Array:
-    """Mean of 2x2, rounded half down and half up in alternate columns; sides even."""
+    """Return the means of 2x2 pixels of a plane with even sides.
+
+    Halves are rounded down and up in alternate columns.
+    """
     rows = plane[:, 0::2] + plane[:, 1::2]
     total = rows[..., 0::2] + rows[..., 1::2]
     column = jax.lax.broadcasted_iota(jnp.int32, total.shape, 2)
@@ -169,9 +177,10 @@ def _downsample(plane: jax.Array) -> jax.Array:
 
 
 def _upsample(planes: jax.Array) -> jax.Array:
-    """Twice the size, (n, h, 2, w) -> (n, 2h, 2, 2w), repeating the outermost samples.
+    """Return planes (n, h, 2, w) at twice the size, (n, 2h, 2, 2w).
 
-    Along each axis, 3/4 of the nearer and 1/4 of the farther sample.
+    Along each axis, an output is 3/4 of the nearer and 1/4 of the farther sample. The
+    outermost samples are repeated.
     """
     n, height, _, width = planes.shape
     padded = jnp.pad(planes, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
@@ -184,9 +193,13 @@ def _upsample(planes: jax.Array) -> jax.Array:
 
 
 def _by_planes(pixels: jax.Array, value: jax.Array) -> jax.Array:
-    """The codec in slices and sums, (n, H, W, 3) int32 -> float32: best on a CPU."""
+    """Return the codec's result by slices and sums, (n, H, W, 3) int32 -> float32.
+
+    This form is the fastest on a CPU.
+    """
     n, height, width, _ = pixels.shape
-    # libjpeg repeats the last column before it downsamples, the last row after it.
+    # libjpeg repeats the last column before it downsamples, and the last row
+    # afterwards.
     half, full = _sizes(height, width)
     pixels = jnp.pad(
         pixels,
@@ -197,7 +210,7 @@ def _by_planes(pixels: jax.Array, value: jax.Array) -> jax.Array:
     chroma = [
         _pad_to(_downsample(plane), full[0] // 2, full[1] // 2) for plane in (cb, cr)
     ]
-    # One sheet (n, 3/2 H, W): luma, and below it the two chroma planes side by side.
+    # One sheet (n, 3/2 H, W): luma on top, the two chroma planes side by side below.
     sheet = jnp.concatenate([_pad_to(y, *full), jnp.concatenate(chroma, 2)], 1)
     sheet = _round_trip(sheet, _tables(value))
 
@@ -210,7 +223,7 @@ def _by_planes(pixels: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _sizes(height, width):
-    """Half the size, rounded up, and the size in whole blocks of chroma."""
+    """Return half the size, rounded up, and the size in whole blocks of chroma."""
     half = -(-height // 2), -(-width // 2)
     full = -(-height // 16) * 16, -(-width // 16) * 16
     return half, full
@@ -222,10 +235,10 @@ def _to_images(rgb):
 
 
 def _round_trip_by_products(sheet, tables):
-    """`_round_trip` with the transforms as products with block-diagonal matrices.
+    """Return `_round_trip` by products with block-diagonal matrices.
 
-    Their entries have 14 bits: they are taken apart, 128 coarse + fine, into twice as
-    many columns or rows. The sums of a part stay below 2^22.
+    The entries of the matrices have 14 bits. Each is split into 128 coarse + fine,
+    which doubles the number of columns or rows. Each of the two sums stays below 2^22.
     """
     n, height, width = sheet.shape
 
@@ -252,16 +265,16 @@ def _round_trip_by_products(sheet, tables):
 
 
 def _downsampling(size, padded):
-    """The matrix (padded / 2, size) that sums pairs, with the edge repeated."""
+    """Return the matrix (padded / 2, size) that sums pairs, with the edge repeated."""
     pairs = np.arange(padded).reshape(-1, 2)
     pairs = np.minimum(pairs, size - 1)
     return (pairs[..., None] == np.arange(size)).sum(1)
 
 
 def _upsampling(size, padded):
-    """The matrix (size, padded / 2) of `_upsample` along one axis: 3/4 and 1/4.
+    """Return the matrix (size, padded / 2) of `_upsample` along one axis, times 4.
 
-    Samples beyond half the size are padding and not used.
+    Samples beyond half the size are padding and have no weight.
     """
     places = np.arange(size)
     nearer = places // 2
@@ -271,12 +284,15 @@ def _upsampling(size, padded):
 
 
 def _by_products(pixels: jax.Array, value: jax.Array) -> jax.Array:
-    """`_by_planes` in matrix products: best on a TPU, where slices are dear."""
+    """Return the result of `_by_planes` by matrix products.
+
+    This form is the fastest on a TPU, where slices are slow.
+    """
     _, height, width, _ = pixels.shape
     half, full = _sizes(height, width)
     y, cb, cr = _ycc_from_rgb(*(pixels[..., c] for c in range(3)))
-    side = np.eye(2, dtype=int)  # both chroma planes in one product, side by side
-    # Rows beyond half the height repeat the last mean of two, not the last row.
+    side = np.eye(2, dtype=int)  # puts both chroma planes side by side, in one product
+    # Rows beyond half the height repeat the last mean of two rows, not the last row.
     rows = _downsampling(height, 2 * half[0])
     rows = np.pad(rows, ((0, full[0] // 2 - half[0]), (0, 0)), mode="edge")
     columns = np.kron(side, _downsampling(width, full[1]).T)
@@ -303,20 +319,21 @@ def _by_products(pixels: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def jpeg(key, images: jax.Array, *, value) -> jax.Array:
-    """JPEG compression, as libjpeg-turbo (and so Pillow) does it at `quality=value`.
+    """Return images after JPEG compression at `quality=value`.
 
-    Equal in every bit to the round trip through a file. There is no gradient: the
-    result is piecewise constant in the image, and the derivative is zero everywhere.
+    The result equals that of libjpeg-turbo, and therefore of Pillow, in every bit.
+    There is no gradient: the result is piecewise constant in the image, and the
+    derivative is zero everywhere.
 
     Args:
       key: not used.
-      images: (..., H, W, 3) float32 in [0, 1]; brought to 8 bits by floor(255 x).
-        W above 4 (libjpeg does not smooth narrower chroma).
-      value: quality, an integer in 1..100 (43, 36, 24, 7, 4 in the method), a Python
+      images: (..., H, W, 3) float32 in [0, 1], converted to 8 bits by floor(255 x). W
+        must be above 4, because libjpeg does not smooth narrower chroma.
+      value: quality, an integer in 1..100 (43, 36, 24, 7, 4 in the method); a Python
         number or a scalar array, traced or not.
 
     Returns:
-      The same shape, multiples of 1/255 in [0, 1].
+      Images of the same shape; values are multiples of 1/255 in [0, 1].
     """
     del key
     height, width, _ = images.shape[-3:]
@@ -329,9 +346,9 @@ def jpeg(key, images: jax.Array, *, value) -> jax.Array:
 
 
 def to_bytes(images: jax.Array) -> jax.Array:
-    """floor(255 x) as int32; x = k/255 gives k.
+    """Return floor(255 x) as int32, so that k/255 gives k.
 
-    The float32 product is off by less than 4e-5, in either direction and differently on
+    The float32 product has an error below 4e-5, in either direction and different on
     each backend, so 1e-4 is added before the floor.
     """
     return jnp.floor(255 * images + 1e-4).astype(jnp.int32)

@@ -1,11 +1,12 @@
-"""JPEG 2000 (ITU-T T.800) as OpenJPEG compresses it to a rate, in fixed shapes.
+"""JPEG 2000 (ITU-T T.800) compressed to a rate as OpenJPEG does it, in fixed shapes.
 
-Images are RGB, float32 (..., H, W, 3), in [0, 1]. Exact: the reversible 5/3 wavelet,
-no colour transform, 64x64 code-blocks coded by bit-planes in three passes each, blocks
-cut after some pass and decoded to the middle of what is still possible. Estimated: the
-length of each pass, hence where OpenJPEG cuts (`passes.py`).
+Images are RGB, float32 (..., H, W, 3), in [0, 1]. These parts are exact: the reversible
+5/3 wavelet, no colour transform, 64x64 code-blocks coded by bit-planes in three passes
+each, and decoding of a block that is cut after a pass. The decoder takes the middle of
+the values that are still possible. The length of each pass is an estimate, and so is
+the place where OpenJPEG cuts a block (`passes.py`).
 
-This is the form for a CPU; `jpeg2000_products.py` has the one for a TPU.
+This module has the form for a CPU, `jpeg2000_products.py` that for a TPU.
 
 Arrays are named by their axes: m = images x 3 channels, R rows, b bands side by side, C
 columns of a band (`wavelet.py` says why side by side).
@@ -40,10 +41,10 @@ from arniqa_jax.degradation.wavelet import (
 
 
 def _map_bands(function, x_mRbC, *others):
-    """`function` of (m, R, b, C) arrays, stored.
+    """Return `function` of arrays (m, R, b, C), materialised.
 
-    In parts: three single bands compile to the fastest loops, many bands in two halves
-    to the fewest.
+    The bands are processed in parts, because this compiles to the fastest loops: up to
+    three bands one by one, more bands in two halves.
     """
     b = x_mRbC.shape[2]
     starts = range(b) if b <= 3 else (0, b // 2)
@@ -57,16 +58,21 @@ def _map_bands(function, x_mRbC, *others):
 
 
 def _counts(values_mRbC, inside_RbC):
-    """How many coefficients of each block are of each of five kinds; see `digits`.
+    """Return the five counts of each block that the docstring of `digits` defines.
 
     Planes are counted in parallel as digits of one int32: 4 bits each while 8 rows are
     summed, then 8 bits for the 64 rows and 16 bits for the 64 columns of a block.
 
-    Returns: float32 (plane, 5, m, rows of blocks, b, columns of blocks).
+    Returns:
+      float32 (plane, 5, m, rows of blocks, b, columns of blocks).
     """
 
     def features(x):
-        """Bit lengths of a value, the longest around it, those visited; its lines."""
+        """Return three bit lengths and two line flags of each value in one int.
+
+        The lengths are those of the value, of the longest value around it and of the
+        longest one visited before it.
+        """
         magnitude = jnp.abs(x)
         lines = continues(x, 1, 0) | continues(x, 0, 1) << 1
         parts = magnitude, around(magnitude), visited(magnitude)
@@ -80,7 +86,7 @@ def _counts(values_mRbC, inside_RbC):
     )
     m, rows, b, columns = packed.shape
     lengths = [packed >> shift & 15 for shift in (0, 4, 8)]
-    # Lines run across in LH, the second of three bands, and down in the others.
+    # Lines are horizontal in LH, the second of three bands, and vertical in the others.
     is_across = (np.arange(b) % 3 == 1)[:, None] & np.ones(columns, bool)
     is_line = jnp.where(is_across, packed >> 13, packed >> 12 & 1) == 1
 
@@ -99,10 +105,11 @@ def _counts(values_mRbC, inside_RbC):
 
 
 def _statistics(sheet: Sheet):
-    """`_counts` of a sheet, and for its blocks the number of coefficients and weight.
+    """Return `_counts` of a sheet, and the size and weight of each block.
 
-    An error of 1 in a coefficient is one of its norm squared in the image. The last two
-    are numpy arrays of (rows of blocks, b, columns of blocks).
+    The weight is the squared error in the image for an error of 1 in a coefficient, the
+    square of its norm. Number and weight are numpy arrays (rows of blocks, b, columns
+    of blocks).
     """
     _, rows, _, columns = sheet.values_mRbC.shape
     inside = [
@@ -117,7 +124,12 @@ def _statistics(sheet: Sheet):
 
 
 def _truncate(values_mRbC, cuts):
-    """The decoder's coefficients; cuts (m, rows of blocks, b, columns of blocks)."""
+    """Return the decoder's coefficients.
+
+    Args:
+      values_mRbC: int32 coefficients.
+      cuts: (m, rows of blocks, b, columns of blocks), where each block is cut.
+    """
 
     def part(x, cut):
         block_rows, block_columns = cut.shape[1], cut.shape[3]
@@ -135,7 +147,7 @@ def _truncate(values_mRbC, cuts):
 
 
 def _by_bands(planes, value):
-    """Return the planes (n, 3, H, W), int32, as decoded."""
+    """Return the planes (n, 3, H, W), int32, after encoding and decoding."""
     n, _, height, width = planes.shape
     levels = levels_of(height, width)
     sheets = analyse(planes.reshape(3 * n, height, width), levels)
@@ -167,23 +179,24 @@ def _by_bands(planes, value):
 
 
 def jpeg2000(key, images: jax.Array, *, value) -> jax.Array:
-    """JPEG 2000 compression to a rate, close to OpenJPEG's (through Pillow).
+    """Return images after JPEG 2000 compression to a rate, close to OpenJPEG's.
 
-    The reference is `quality_mode="rates", quality_layers=[value], irreversible=False,
-    mct=0` with min(7, floor(log2(min(H, W)))) decompositions. On photographs of 224x224
-    the PSNR to the original is within 0.1 dB of it on average and 1 dB at most, and the
-    SSIM between the two outputs above 0.96 on average. There is no gradient: the result
-    is piecewise constant in the image, and the derivative is zero everywhere.
+    The reference is Pillow with `quality_mode="rates", quality_layers=[value],
+    irreversible=False, mct=0` and min(7, floor(log2(min(H, W)))) decompositions. On
+    photographs of 224x224 the PSNR to the original is within 0.1 dB of the reference on
+    average and 1 dB at most. The SSIM between the two outputs is above 0.96 on average.
+    There is no gradient: the result is piecewise constant in the image, and the
+    derivative is zero everywhere.
 
     Args:
       key: not used.
-      images: (..., H, W, 3) float32 in [0, 1]; brought to 8 bits by floor(255 x).
-        Sides of at least 2.
+      images: (..., H, W, 3) float32 in [0, 1], converted to 8 bits by floor(255 x); H
+        and W at least 2.
       value: compression ratio, 24 bits per pixel over bits per pixel (16, 32, 45, 120,
-        170 in the method), a Python number or a scalar array, traced or not.
+        170 in the method); a Python number or a scalar array, traced or not.
 
     Returns:
-      The same shape, multiples of 1/255 in [0, 1].
+      Images of the same shape; values are multiples of 1/255 in [0, 1].
     """
     del key
     height, width, _ = images.shape[-3:]

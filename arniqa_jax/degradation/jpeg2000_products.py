@@ -1,8 +1,9 @@
-"""JPEG 2000 in the form for a TPU: few and large operations, all bands in one plane.
+"""JPEG 2000 in the form for a TPU: few large operations, all bands in one plane.
 
-The values are those of `jpeg2000.py`, but for the order of the floating-point sums that
-estimate the length of a pass. The planes of all images lie one below another, because
-an array of two large axes moves fastest: (rows of all planes, columns).
+The values are those of `jpeg2000.py`, except for rounding: the floating-point sums that
+estimate the length of a pass have another order. The planes of all images are stacked
+vertically into one array (rows of all planes, columns), because a TPU moves an array of
+two large axes fastest.
 """
 
 from typing import NamedTuple
@@ -31,9 +32,10 @@ class _Blocks(NamedTuple):
 
     Attributes:
       rows, columns: (blocks, length of an axis), 1 where a block has coefficients.
-      is_across: (blocks,), whether lines run across: in the bands that are low across
-        and high down.
-      weight: (blocks,), the squared error in the image for one of 1 in a coefficient.
+      is_across: (blocks,), whether lines are horizontal, which holds for the bands that
+        are horizontally low and vertically high.
+      weight: (blocks,), the squared error in the image for an error of 1 in a
+        coefficient.
     """
 
     rows: np.ndarray
@@ -89,7 +91,8 @@ def _counts(x_RC, blocks, m):
     ]
     lines = jnp.where(is_across, *(continues(x, *d)[0, :, 0] for d in ((0, 1), (1, 0))))
     kinds = digits(*lengths, lines == 1, inside)
-    # Bands start at multiples of 8 rows, so 8 rows are of one block in each column.
+    # Bands start at multiples of 8 rows, so 8 adjacent rows of a column are in one
+    # block.
     n = jnp.stack([kind.reshape(-1, 8, kind.shape[1]).sum(1) for kind in kinds])
     shifts = 4 * jax.lax.broadcasted_iota(jnp.int32, (PLANES, 1, 1, 1), 0)
     n = (n[None] >> shifts & 15).astype(jnp.bfloat16)
@@ -105,7 +108,7 @@ def _counts(x_RC, blocks, m):
 
 
 def _spread(cuts, blocks):
-    """Return the cuts (m, blocks) at all coefficients of a block: (rows, columns)."""
+    """Return the cuts (m, blocks) at every coefficient, as (rows, columns)."""
     rows = cuts[:, None] * blocks.rows.T.astype(np.int32)[None]
     product = jnp.einsum(
         "rb,bc->rc",
@@ -117,7 +120,7 @@ def _spread(cuts, blocks):
 
 
 def by_products(planes, value):
-    """Return the planes (n, 3, H, W), int32, as decoded."""
+    """Return the planes (n, 3, H, W), int32, after encoding and decoding."""
     n, _, height, width = planes.shape
     m, levels = 3 * n, levels_of(height, width)
     x_mRC = analyse(planes.reshape(m, height, width), levels)

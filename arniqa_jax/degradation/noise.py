@@ -1,8 +1,8 @@
-"""The four noises, drawn for every image by itself.
+"""The four noise distortions, with independent noise for every image.
 
-Images are RGB float32 (..., H, W, 3) in [0, 1]; results are not clipped here. The
-Gaussian noises are differentiable in the image; impulse noise passes the gradient
-where it leaves the value alone.
+Images are RGB float32 (..., H, W, 3) in [0, 1]. Results are not clipped. The Gaussian
+noises are differentiable in the image. The gradient of impulse noise is 1 for the
+values that it leaves alone and 0 for the others.
 """
 
 import jax
@@ -10,21 +10,23 @@ import jax.numpy as jnp
 
 from arniqa_jax.degradation import color, randomness
 
-# The largest density that `impulse_noise` has room for; the level 5 of the catalogue.
+# The number of draws of `impulse_noise` is fixed by this density, level 5 of the
+# catalogue.
 MAX_IMPULSE_DENSITY = 0.03
-# How much more than a salt hit a pepper hit counts: more than the salt hits of a value.
+# Weight of a pepper hit, where a salt hit weighs 1. It exceeds the number of salt hits
+# that one value can get.
 _PEPPER = 2.0**16
 
 
 def white_noise(key, images, *, value):
-    """Adds Gaussian noise of variance `value` to every value."""
+    """Return images plus Gaussian noise of variance `value`."""
     return images + jnp.sqrt(value) * randomness.image_noise(key, images)
 
 
 def white_noise_color_component(key, images, *, value):
-    """Adds Gaussian noise of variance `value` to Y, Cb and Cr (BT.601).
+    """Return images plus Gaussian noise of variance `value` in Y, Cb and Cr (BT.601).
 
-    The transform is linear, so the noise alone goes through it; in RGB its variance is
+    The transform is linear, so only the noise is transformed. In RGB its variance is
     2.97, 1.63 and 4.14 times `value`.
     """
     noise = jnp.sqrt(value) * randomness.image_noise(key, images)
@@ -33,16 +35,17 @@ def white_noise_color_component(key, images, *, value):
 
 @randomness.per_image
 def impulse_noise(key, images, *, value):
-    """Sets int(value * size) values, drawn with replacement: first to 1, then to 0.
+    """Return images with int(value * size) values drawn, and set to 1 or 0.
 
-    The positions are single channel values; the first half becomes 1, the second half
-    0 and wins where both meet. `value` is at most `MAX_IMPULSE_DENSITY`.
+    A position is a single channel of a pixel, and positions are drawn with replacement.
+    The first half of the draws sets its positions to 1, the second half to 0. Where
+    both halves meet, the result is 0. `value` is at most `MAX_IMPULSE_DENSITY`.
     """
     size = images.size
-    room = int(size * MAX_IMPULSE_DENSITY)
+    max_draws = int(size * MAX_IMPULSE_DENSITY)
     count = jnp.floor(value * size + 1e-3).astype(jnp.int32)
-    draw = jnp.arange(room)
-    position = (randomness.uniform(key, (room,)) * size).astype(jnp.int32)
+    draw = jnp.arange(max_draws)
+    position = (randomness.uniform(key, (max_draws,)) * size).astype(jnp.int32)
     salt, pepper = draw < count // 2, (draw >= count // 2) & (draw < count)
     return jax.lax.platform_dependent(
         *(images, position, salt, pepper), tpu=_set_by_product, default=_set_by_scatter
@@ -58,10 +61,11 @@ def _set_by_scatter(image, position, salt, pepper):
 
 
 def _set_by_product(image, position, salt, pepper):
-    """Counts the hits of each value by a product of one-hot matrices.
+    """Return the result of `_set_by_scatter`, with one-hot matrices.
 
-    A TPU scatters one value at a time, and splits a flat image slowly into its axes.
-    Zeros, ones and `_PEPPER` are exact in bfloat16, and so is their sum in float32.
+    Their product counts the hits of each value. A TPU scatters one value at a time and
+    is slow at splitting a flat image into its axes. Zeros, ones and `_PEPPER` are exact
+    in bfloat16, and so is their sum in float32.
     """
     height, width, _ = image.shape
     pixel, plane = position // 3, position % 3
@@ -80,6 +84,6 @@ def _set_by_product(image, position, salt, pepper):
 
 
 def multiplicative_noise(key, images, *, value):
-    """Adds to every value itself times Gaussian noise of variance `value`."""
+    """Return images times 1 + Gaussian noise of variance `value`."""
     noise = jnp.sqrt(value) * randomness.image_noise(key, images)
     return images + images * noise

@@ -1,8 +1,8 @@
-"""What the passes of JPEG 2000 over the bit-planes cost and gain; where they are cut.
+"""Estimates of the length and gain of JPEG 2000's coding passes, and where to cut.
 
-OpenJPEG's arithmetic coder is serial; here the length of a pass follows from counts
-over its block (`coefficients.digits`). As in OpenJPEG, one slope for all blocks of an
-image meets the budget.
+OpenJPEG's arithmetic coder is serial. Here the length of a pass is estimated from
+counts over its block (`coefficients.digits`). As in OpenJPEG, all blocks of an image
+are cut at one slope (gain per bit), the least that keeps within the budget.
 """
 
 import jax
@@ -11,34 +11,41 @@ import numpy as np
 
 from arniqa_jax.degradation.coefficients import PLANES
 
-NOTHING = 4 * 15 + 2  # the cut (see `cuts`) of a block that is left out
-_HEADER = 17.0  # bits of a block in a packet, about
-# No block takes a pass above the greatest slope from nothing. 2^34 below it, even a
-# last plane is worth its bits.
-_RANGE = 34  # log2
+NOTHING = 4 * 15 + 2  # the cut (see `cuts`) of a block that is not coded at all
+_HEADER = 17.0  # approximate bits of a block in the packet headers
+# log2 of the range of slopes. Above the greatest slope from nothing, no block takes a
+# pass. At 2^34 below it, even the last plane is worth its bits.
+_RANGE = 34
 _STEPS = 16  # bisections of this range
 
 
 def rates_and_gains(counts, number, weight):
-    """Bits up to each pass, and squared error that they take away.
+    """Return the bits up to each pass, and the squared error that they remove.
 
-    A pass codes significance for the neighbours of significant coefficients, then
-    refines those, then codes the rest ("propagation", "refinement", "cleanup"). With k
-    of n coefficients becoming significant the first and last cost about
-    log2(n choose k), and some bits per new coefficient for its sign and for what its
-    neighbours become; a refinement costs about one bit. The coder learns as it goes,
-    which costs a logarithm of what was coded, and it can be cut at whole bytes. The
-    constants are rounded from least squares over 11,912 lengths of cut blocks that
-    OpenJPEG 2.5.4 wrote for 27 crops; the estimates of an image sum to within 3 %
-    (standard deviation).
+    The three passes of a plane are "propagation", which codes the significance of the
+    neighbours of significant coefficients, "refinement", which refines the significant
+    ones, and "cleanup", which codes the rest.
 
-    A coefficient u <= |x| < 2u decoded as 1.5 u gains x^2 - (|x| - 1.5 u)^2 = 3 u |x| -
-    2.25 u^2. The mean of |x| is that of an exponential density whose tails at u and 2u
-    have the ratio of the counts. A refinement halves an interval of width 2u: u^2 / 4
-    (1/2 at the last plane, where integers become exact).
+    Bits: if k of n coefficients become significant, the first and last pass cost about
+    log2(n choose k), plus some bits per new coefficient for its sign and for the effect
+    on its neighbours. A refinement costs about one bit. The coder learns as it goes,
+    which costs a logarithm of the length so far. It can be cut at whole bytes. The
+    constants are rounded from a least-squares fit to 11,912 lengths of cut blocks that
+    OpenJPEG 2.5.4 wrote for 27 crops. The standard deviation of the sum over an image
+    is 3 %.
 
-    Args: counts (plane, 5, ...) as of `digits`, number and weight (...).
-    Returns: float32 (3 PLANES, ...) twice, cumulative, in the order of coding.
+    Gain: a coefficient u <= |x| < 2u decoded as 1.5 u gains x^2 - (|x| - 1.5 u)^2 = 3 u
+    |x| - 2.25 u^2. The mean of |x| is that of an exponential density whose tails at u
+    and 2u have the ratio of the counts. A refinement halves an interval of width 2u and
+    gains u^2 / 4 (1/2 at the last plane, where integers become exact).
+
+    Args:
+      counts: (plane, 5, ...), as returned by `digits`.
+      number: (...), the number of coefficients of each block.
+      weight: (...), the squared error in the image for an error of 1 in a coefficient.
+
+    Returns:
+      Bits and gains, float32 (3 PLANES, ...) each, cumulative in the order of coding.
     """
 
     def above(x):  # the same count one plane up
@@ -75,13 +82,18 @@ def rates_and_gains(counts, number, weight):
 
 
 def cuts(rates, gains, budget):
-    """Where to cut each block so that the image's bits stay within the budget.
+    """Return where to cut each block so that an image stays within its budget.
 
-    Blocks go on to a later pass while it gains at least `slope` per bit, counted from
-    the last pass taken; 16 bisections find the least slope that the budget allows.
+    A block continues to a later pass if that pass gains at least `slope` per bit,
+    counted from the last pass taken. 16 bisections find the least slope that the budget
+    allows.
 
-    Args: rates, gains (passes, n, blocks), budget (n,) in bits.
-    Returns: (n, blocks) int32, 4 x lowest plane + last pass there (0, 1, 2).
+    Args:
+      rates, gains: (passes, n, blocks), the results of `rates_and_gains`.
+      budget: (n,), in bits.
+
+    Returns:
+      (n, blocks) int32, 4 x lowest plane + last pass in that plane (0, 1, 2).
     """
 
     def cut_at(slope):
@@ -103,8 +115,8 @@ def cuts(rates, gains, budget):
         cut = jnp.where(fits[:, None], new, cut)
         return jnp.where(fits, low, middle), jnp.where(fits, middle, high), cut
 
-    # The start values come from the data so that they vary over devices as the result
-    # does, which `shard_map` checks.
+    # `shard_map` checks that start values and result vary over the same devices, so the
+    # start values are computed from the data.
     high = _highest(rates, gains)
     state = high - _RANGE, high, cut_at(jnp.exp2(high + 1))[0]
     return jax.lax.fori_loop(0, _STEPS, bisect, state)[2]
@@ -116,12 +128,12 @@ def _highest(rates, gains):
 
 
 def cuts_in_two_steps(rates, gains, budget):
-    """Return `cuts` in few large operations: on a TPU a small one costs its launch.
+    """Return the result of `cuts`, computed in a few large operations.
 
-    The last pass taken at a slope is the first that maximises gain - slope * rate. The
-    rate there falls as the slope rises, so the least slope that fits follows from how
-    many slopes do not: two steps of 2^8 equal parts do what 16 bisections do, up to
-    rounding.
+    On a TPU a small operation takes as long as its launch. The last pass taken at a
+    slope is the first one that maximises gain - slope * rate. Its rate falls as the
+    slope rises. So the number of slopes that exceed the budget gives the least slope
+    that fits. Two steps of 2^8 equal parts replace 16 bisections, up to rounding.
     """
     spent = jnp.where(rates > 0, rates + _HEADER, 0.0)
 
@@ -140,7 +152,8 @@ def cuts_in_two_steps(rates, gains, budget):
         best, chosen, _ = jax.lax.reduce(
             (value, of_pass, order), (0.0, 0.0, len(value)), first_best, (0,)
         )
-        # The best value is used here: XLA may round one without a use to bfloat16.
+        # The best value is used here, because XLA may round a value without a use to
+        # bfloat16.
         return jnp.where(best > 0, chosen, of_nothing)
 
     parts = 2 ** (_STEPS // 2)
@@ -158,7 +171,8 @@ def cuts_in_two_steps(rates, gains, budget):
 
 def budget(height, width, levels, value):
     """Return the bits that the blocks of an image may take at a compression ratio."""
-    # OpenJPEG takes 216 bytes off for the main header and slack (at 7 decompositions),
-    # leaves 30 at least, and spends one on each packet, of a channel at a resolution.
+    # OpenJPEG subtracts 216 bytes for the main header and slack (at 7 decompositions),
+    # but leaves at least 30 bytes. It spends one byte on each packet, and there is a
+    # packet per channel and resolution.
     left = 3 * height * width / jnp.asarray(value, jnp.float32) - 195 - 3 * levels
     return 8 * (jnp.maximum(left, 30) - 3 * (levels + 1))

@@ -1,7 +1,7 @@
 """The TPU form of the copied patches: one kernel for all copies of an image.
 
-In a loop of XLA, a copy of 16 x 16 pixels costs five kernel launches and the drawing of
-its position five more, and there are up to 100 copies. Here one launch makes all.
+As a loop in XLA, a copy of 16 x 16 pixels takes five kernel launches, and drawing its
+position takes five more. There are up to 100 copies. Here one launch makes all copies.
 """
 
 import functools
@@ -11,24 +11,24 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-# Rows of a window that starts at a multiple of 8 and holds source and target of a copy,
-# which are at most 8 apart: 7 + 8 + 16, rounded up.
+# Rows of a window. It starts at a multiple of 8 and contains the source and the target
+# of a copy, which are at most 8 rows apart: 7 + 8 + 16, rounded up.
 _WINDOW = 32
 _SUBLANES, _LANES = 8, 128
 
 
 def copy_patches(images_NHWC, sources, targets, count, *, size):
-    """Return images after `count` copies of squares within each, one after another.
+    """Return images after `count` copies of squares, one after another, in each image.
 
     Args:
       images_NHWC: float32 (N, H, W, 3).
       sources, targets: int32 (N, K, 2), the upper left corners of the squares; the
         target of a copy is at most 8 pixels from its source.
       count: int32, at most K.
-      size: pixels of a square's side, at most 16.
+      size: side of a square in pixels, at most 16.
     """
     number, height, width, _ = images_NHWC.shape
-    # Windows that start at the last multiple of 8 end inside the padding.
+    # The padding contains the end of the last window, which starts at a multiple of 8.
     rows = -(-height // _SUBLANES) * _SUBLANES + _WINDOW
     columns = -(-width // _LANES) * _LANES
     planes = jnp.moveaxis(images_NHWC, -1, 1)
@@ -48,7 +48,7 @@ def copy_patches(images_NHWC, sources, targets, count, *, size):
             block,
         ],
         out_specs=block,
-        # With the axes of `shard_map` that it varies over, too.
+        # The output must vary over the same axes of `shard_map` as the input.
         out_shape=jax.eval_shape(lambda planes: planes, planes),
     )(jnp.reshape(count, 1), places, planes)
     return jnp.moveaxis(planes[:, :, :height, :width], 1, -1)
@@ -64,7 +64,7 @@ def _kernel(count_ref, places_ref, planes_ref, out_ref, *, size):
         source_y, source_x, y, x = (places_ref[0, 0, 4 * index + i] for i in range(4))
         start = jnp.minimum(source_y, y) & -_SUBLANES
         window = pl.ds(pl.multiple_of(start, _SUBLANES), _WINDOW)
-        # Rolls take no negative shift.
+        # `roll` does not take a negative shift.
         down = (y - source_y) & (_WINDOW - 1)
         right = jax.lax.rem(x - source_x + columns, columns)
         below, beside = row + start - y, column - x

@@ -1,12 +1,14 @@
-"""Sums of integers as matrix products: what moves and adds pixels best on a TPU.
+"""Integer sums as matrix products, the fastest way to move and add pixels on a TPU.
 
-A slice with a stride, a transpose or a reshape along the last axis moves single lanes;
-it costs a TPU several times as much as the product with a constant matrix that does the
-same. The matrix unit multiplies numbers of 8 significant bits (bfloat16) and sums in
-float32. With Precision.HIGH each factor enters as a sum of two such numbers, and only
-the product of the two smaller parts is left out. So these products are exact as long as
-the integers x stay below 2^15, the entries of the matrix below 2^8 (their smaller part
-is 0) and all sums below 2^24.
+A strided slice, a transpose or a reshape along the last axis moves single lanes. On a
+TPU it takes several times as long as the product with a constant matrix that does the
+same.
+
+The products are exact under three conditions: the integers x stay below 2^15, the
+entries of the matrix below 2^8, and all sums below 2^24. The reason: the matrix unit
+multiplies numbers of 8 significant bits (bfloat16) and sums in float32. With
+Precision.HIGH each factor is the sum of two such numbers, and only the product of the
+two smaller parts is left out. The smaller part of an entry below 2^8 is 0.
 """
 
 import jax
@@ -15,12 +17,12 @@ import numpy as np
 
 
 def across(x: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """Return x @ matrix, int32: sums along the rows' last axis of x (n, H, W)."""
+    """Return x @ matrix, int32: weighted sums along the rows of x (n, H, W)."""
     return _product("nhw,wv->nhv", x, matrix)
 
 
 def down(x: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """Return matrix @ x, int32: sums along the columns of x (n, H, W)."""
+    """Return matrix @ x, int32: weighted sums along the columns of x (n, H, W)."""
     return _product("nhw,vh->nvw", x, matrix)
 
 

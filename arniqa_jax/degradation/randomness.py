@@ -1,7 +1,7 @@
 """Random numbers for images: one key per image, and a cheap stream under each key.
 
-Every random distortion draws under a key of its own image, so that what an image gets
-does not depend on which images are beside it.
+Every random distortion draws under the key of its image, so the result for an image
+does not depend on the other images of a batch.
 """
 
 import functools
@@ -10,12 +10,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-# No value of `normal` is as large: 23 bits reach 5.3.
+# An upper bound of |normal|: its 23 random bits reach 5.3.
 MAX_NORMAL = 5.5
 
 
 def image_keys(key, images):
-    """Keys of the shape of the leading axes of images (..., H, W, 3).
+    """Return keys of the shape of the leading axes of images (..., H, W, 3).
 
     Image i, by its flat index, gets `fold_in(key, i)`.
     """
@@ -25,9 +25,9 @@ def image_keys(key, images):
 
 
 def per_image(function):
-    """Lifts `function(key, image_HWC, *, value)` to images (..., H, W, 3).
+    """Return `function(key, image_HWC, *, value)` lifted to images (..., H, W, 3).
 
-    `value` and further options are shared by all images.
+    All images share `value` and further options.
     """
 
     @functools.wraps(function)
@@ -43,17 +43,18 @@ def per_image(function):
 
 
 def image_noise(key, images):
-    """Standard normal values of the shape of images (..., H, W, 3)."""
+    """Return standard normal values of the shape of images (..., H, W, 3)."""
     keys = image_keys(key, images).reshape(-1)
     return normals(keys, images.shape[-3:]).reshape(images.shape)
 
 
 def normals(keys, shape):
-    """Standard normal float32 (N, *shape) from keys (N,), stored once.
+    """Return standard normal float32 (N, *shape) from keys (N,), computed once.
 
-    On a CPU in a loop, because XLA:CPU would fuse what `vmap` gives into each of its
-    readers, and where these read in another order the values are computed again,
-    unvectorised. On an accelerator each step of a loop costs its launches.
+    On a CPU the keys are processed in a loop. XLA:CPU would fuse the result of `vmap`
+    into each of its consumers, and a consumer that reads in another order would compute
+    the values again, unvectorised. On an accelerator each iteration of a loop costs
+    kernel launches, so `vmap` is used.
     """
 
     def one(key):
@@ -65,13 +66,14 @@ def normals(keys, shape):
 
 
 def bits(key, shape):
-    """Random 32-bit words of the given shape, by hashing a counter.
+    """Return random 32-bit words of the given shape, by hashing a counter.
 
-    `jax.random.bits` costs 12 ns a word on a CPU core, more than most distortions do
-    for all the rest. Noise needs no cryptographic stream: here threefry makes two
-    seed words from the key, and each counter goes through two rounds of a 32-bit
-    finaliser (multiply, xor-shift; constants of the `lowbias32` hash by Ch. Wellons),
-    with a seed word before each. The words are the same on every backend.
+    `jax.random.bits` takes 12 ns a word on a CPU core, more than the rest of most
+    distortions. Noise needs no cryptographic stream. So threefry makes only two seed
+    words from the key. Each counter then goes through two rounds of a 32-bit finaliser
+    (multiply and xor-shift, with the constants of the `lowbias32` hash by Ch. Wellons),
+    and each round is preceded by mixing in a seed word. The words are the same on every
+    backend.
     """
     counter = jnp.arange(math.prod(shape), dtype=jnp.uint32)
     return _hash(seeds(key), counter).reshape(shape)
@@ -94,17 +96,20 @@ def _finalise(x):
 
 
 def uniform(key, shape):
-    """Uniform float32 in (0, 1), both ends excluded."""
+    """Return uniform float32 in (0, 1), both ends excluded."""
     return _uniform(bits(key, shape))
 
 
 def _uniform(words):
-    # 23 bits and a half step: the largest value, 1 - 2^-24, is still below 1.
+    # 23 bits and half a step: the largest value, 1 - 2^-24, is still below 1.
     return (words >> 9).astype(jnp.float32) * 2**-23 + 2**-24
 
 
 def normal(key, shape):
-    """Standard normal float32, from one uniform each; |z| is below `MAX_NORMAL`."""
+    """Return standard normal float32, each made from one uniform number.
+
+    Absolute values are below `MAX_NORMAL`.
+    """
     return _normal(bits(key, shape))
 
 
@@ -112,7 +117,8 @@ def normal_at(seeds, counter):
     """Return the values that `normal` has at the given flat indices.
 
     Args:
-      seeds: two words of `seeds(key)`, each of a shape that broadcasts to `counter`'s.
+      seeds: the two words of `seeds(key)`, each of a shape that broadcasts to that of
+        `counter`.
       counter: uint32, of any shape.
     """
     return _normal(_hash(seeds, counter))

@@ -1,4 +1,4 @@
-"""Distortions that move pixels, or cover them.
+"""Distortions that move or cover pixels.
 
 Images are RGB float32 (..., H, W, 3) in [0, 1]. Each image draws its own shifts and
 positions.
@@ -23,12 +23,12 @@ PIXELATE_REACH = 5
 
 @randomness.per_image
 def color_shift(key, images, *, value):
-    """Moves the green channel by up to `value` (at most 12) pixels, along edges.
+    """Return images with the green channel moved, along edges only.
 
     The shift is `round(value * u / |u|)` rows and columns, u uniform in the unit
-    square; it is blended in by a mask: the blurred gradient magnitude of the gray
-    image, scaled to [0, 1]. The shift is a step function of u; the image has a
-    gradient.
+    square; `value` is at most 12 pixels. A mask blends the moved channel in: the
+    blurred gradient magnitude of the gray image, scaled to [0, 1]. The shift is a step
+    function of u. The result is differentiable in the image.
     """
     height, width, _ = images.shape
     u = randomness.uniform(key, (2,))
@@ -41,12 +41,15 @@ def color_shift(key, images, *, value):
 
 
 def _edge_mask(gray):
-    """Where the gray image (H, W) has edges: in [0, 1], smooth, 0 if it has none."""
+    """Return a smooth mask in [0, 1], large at the edges of the gray image (H, W).
+
+    It is 0 if the image has no edges.
+    """
     padded = jnp.pad(gray, 1, "edge")
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
     right = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
     square = down**2 + right**2
-    # The square root has no gradient at 0, where flat areas lie.
+    # The gradient of the square root is infinite at 0, the value of flat areas.
     flat = square == 0
     magnitude = jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, square)))
     mask = filters.gaussian_planes(magnitude, 4.0, max_radius=8, radius=8)
@@ -55,10 +58,11 @@ def _edge_mask(gray):
 
 
 def non_eccentricity_patch(key, images, *, value):
-    """Copies `value` patches of 16x16 to places up to 8 px away, one after another.
+    """Return images after `value` copies of 16x16 patches, one after another.
 
-    Needs 48x48 pixels at least; `value` is at most `MAX_PATCHES`. No gradient: the
-    number of copies is dynamic.
+    A patch is copied to a place up to 8 pixels away. Images have at least 48x48 pixels,
+    and `value` is at most `MAX_PATCHES`. There is no gradient, because the number of
+    copies is dynamic.
     """
     flat_NHWC = images.reshape(-1, *images.shape[-3:])
     keys = randomness.image_keys(key, images).reshape(-1)
@@ -69,10 +73,10 @@ def non_eccentricity_patch(key, images, *, value):
 
 
 def _patch_corners(key, index, shape):
-    """Return the upper left corners of source and target of one patch, int32 (2,)."""
-    room = jnp.array(shape) - PATCH_MIN_SIZE
+    """Return the upper left corners of source and target of a patch, int32 (2,)."""
+    free = jnp.array(shape) - PATCH_MIN_SIZE
     u = randomness.uniform(jax.random.fold_in(key, index), (2, 2))
-    start = jnp.round(u[0] * room).astype(jnp.int32) + PATCH_SIZE
+    start = jnp.round(u[0] * free).astype(jnp.int32) + PATCH_SIZE
     return start, jnp.round(PATCH_SIZE * (u[1] - 0.5) + start).astype(jnp.int32)
 
 
@@ -99,9 +103,10 @@ def _patches_in_one_kernel(keys, images_NHWC, value):
 
 
 def pixelate(key, images, *, value):
-    """Nearest neighbour down to int(size * (0.95 - value^0.6)) and up again.
+    """Return images resized to int(size * (0.95 - value^0.6)) and back.
 
-    `value` is at most 0.5, so that no pixel's source is farther than 5 pixels.
+    Both resizes take the nearest neighbour. `value` is at most 0.5, so that the source
+    of a pixel is at most 5 pixels away.
     """
     del key
     planes = jnp.moveaxis(images, -1, -3)
@@ -111,9 +116,10 @@ def pixelate(key, images, *, value):
 
 
 def _pick_matrix(size, value):
-    """The (size, size) 0/1 matrix that goes to a smaller size and back by nearest.
+    """Return the 0/1 matrix (size, size) that resizes to a smaller size and back.
 
-    The index is floor(i * ratio), the ratio of the sizes in float32, as in PyTorch.
+    The nearest neighbour has index floor(i * ratio), with the ratio of the sizes in
+    float32, as in PyTorch.
     """
     small = jnp.maximum(jnp.floor(size * (0.95 - value**0.6)), 1)
     index = jnp.arange(size, dtype=jnp.float32)
@@ -124,10 +130,10 @@ def _pick_matrix(size, value):
 
 @randomness.per_image
 def color_block(key, images, *, value):
-    """Covers `value` squares of 32x32, each with one random colour.
+    """Return images with `value` squares of 32x32 covered, each by one random colour.
 
-    Needs 32x32 pixels at least; `value` is at most `MAX_BLOCKS`. No gradient: the
-    number of blocks is dynamic.
+    Images have at least 32x32 pixels, and `value` is at most `MAX_BLOCKS`. There is no
+    gradient, because the number of blocks is dynamic.
     """
     return jax.lax.platform_dependent(
         *(key, images, value), tpu=_blocks_by_selection, default=_blocks_in_loop
@@ -150,7 +156,10 @@ def _blocks_in_loop(key, image, value):
 
 
 def _blocks_by_selection(key, image, value):
-    """All blocks in one pass over the image: one launch, but slow on a CPU."""
+    """Return the image with all blocks drawn in one pass.
+
+    This takes one kernel launch, but it is slow on a CPU.
+    """
     draw = functools.partial(_block, key, shape=image.shape[:2])
     corners, colours = jax.vmap(draw)(jnp.arange(MAX_BLOCKS))
     rows, columns, _ = (

@@ -1,9 +1,10 @@
 """The reversible 5/3 wavelet transform of JPEG 2000 (ITU-T T.800, annex F), on int32.
 
 Arrays are named by their axes: m = planes, H and W of a plane, R rows, b bands side by
-side, C columns of a band. The bands of a level are kept side by side because XLA:CPU
-stores a concatenation along a long last axis once, while it recomputes most other
-values in each of their users, here at ten times the cost; `side_by_side` is that place.
+side, C columns of a band. The bands of a level are stored side by side for speed:
+XLA:CPU materialises a concatenation along a long last axis once. Most other values it
+recomputes in each of their consumers, here at ten times the cost. `side_by_side` is the
+function that concatenates.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SMALL = 32  # bands of at most this side share a sheet
+_SMALL = 32  # bands with sides up to this share a sheet
 
 
 class Sheet(NamedTuple):
@@ -24,29 +25,33 @@ class Sheet(NamedTuple):
 
 
 def span(x, start, stop, axis, stride=1):
-    """x[start:stop:stride] along `axis`."""
+    """Return x[start:stop:stride] along `axis`."""
     return jax.lax.slice_in_dim(x, start, stop, stride, axis)
 
 
 def pad_end(x, length, axis):
-    """Zeros after the end of `axis`, up to `length`."""
+    """Return x padded with zeros at the end of `axis`, up to `length`."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, length - x.shape[axis])
     return jnp.pad(x, widths)
 
 
 def side_by_side(bands):
-    """Arrays (m, R, b, C) -> one with all their bands, stored; see the module."""
+    """Return one array with all the bands of arrays (m, R, b, C), materialised.
+
+    The docstring of the module says why.
+    """
     flat = [band.reshape(*band.shape[:2], -1) for band in bands]
     m, rows, _, columns = bands[0].shape
     return jnp.concatenate(flat, 2).reshape(m, rows, -1, columns)
 
 
 def _neighbours(x, is_odd, axis, n):
-    """x[i-1] + x[i] for i < n, with the symmetric extension of T.800, annex F.
+    """Return x[i-1] + x[i] for i < n, with the symmetric extension of T.800, annex F.
 
-    For the odd samples x around each even one; for the even samples around each odd
-    one, x[i] + x[i+1]. Both ends are repeated where they are needed.
+    This is for the odd samples x on both sides of each even one. For the even samples
+    on both sides of each odd one, it is x[i] + x[i+1]. The samples at the ends are
+    repeated where they are needed.
     """
     k = x.shape[axis]
     first = [span(x, 0, 1, axis)] if is_odd else []
@@ -56,7 +61,10 @@ def _neighbours(x, is_odd, axis, n):
 
 
 def _split(x, axis):
-    """One level of the 5/3 analysis: (low, high), high zero-padded to low's length."""
+    """Return (low, high), one level of the 5/3 analysis.
+
+    `high` is zero-padded to the length of `low`.
+    """
     n = x.shape[axis]
     even, odd = span(x, 0, n, axis, 2), span(x, 1, n, axis, 2)
     high = odd - (_neighbours(even, False, axis, n // 2) >> 1)
@@ -65,7 +73,7 @@ def _split(x, axis):
 
 
 def _merge(low, high, axis, n):
-    """The inverse of `_split`, for n samples."""
+    """Return the n samples of which `_split` returns `low` and `high`."""
     high = span(high, 0, n // 2, axis)
     even = low - ((_neighbours(high, True, axis, (n + 1) // 2) + 2) >> 2)
     odd = high + (_neighbours(even, False, axis, n // 2) >> 1)
@@ -76,7 +84,7 @@ def _merge(low, high, axis, n):
 
 
 def _level_sizes(height, width, levels):
-    """(H, W) before each level, and after the last."""
+    """Return (H, W) before each level, and after the last level."""
     return [(-(-height // 2**i), -(-width // 2**i)) for i in range(levels + 1)]
 
 
@@ -90,10 +98,11 @@ def levels_of(height, width):
 
 
 def synthesis_norms(levels):
-    """L2 norms of the one-dimensional synthesis functions: (low, high) per level.
+    """Return the L2 norms (low, high) of each level's 1-D synthesis functions.
 
     An error of 1 in a coefficient of a band is an error of (product of its two norms)^2
-    in the image: the filters of one level, stretched by the low filter of those below.
+    in the image. The function of a level is its filter, stretched by the low filter of
+    the finer levels.
     """
     smooth = np.array([1, 2, 1]) / 2
     low, high = smooth, np.array([-1, -2, 6, -2, -1]) / 8
@@ -105,10 +114,10 @@ def synthesis_norms(levels):
 
 
 def analyse(x_mHW: jax.Array, levels: int) -> list[Sheet]:
-    """The transform, in one sheet per level of large bands and one of all others.
+    """Return the transform: one sheet per level of large bands, and one of all others.
 
-    The bands of a level are HL (high across, low down), LH and HH; levels go from fine
-    to coarse, and the last band of the last sheet is the remaining low one.
+    The bands of a level are HL (horizontally high, vertically low), LH and HH. Levels
+    go from fine to coarse. The last band of the last sheet is the remaining low band.
     """
     norms = synthesis_norms(levels)
     sizes = _level_sizes(*x_mHW.shape[1:], levels)
@@ -136,7 +145,7 @@ def analyse(x_mHW: jax.Array, levels: int) -> list[Sheet]:
 def synthesise(
     values: list[jax.Array], height: int, width: int, levels: int
 ) -> jax.Array:
-    """The inverse: (m, H, W) from the values of the sheets."""
+    """Return the inverse, (m, H, W), from the values of the sheets."""
     sizes = _level_sizes(height, width, levels)
     *large, small = values
     rows, columns = sizes[-1]

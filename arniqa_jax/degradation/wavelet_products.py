@@ -3,10 +3,10 @@
 This is the form for a TPU, which multiplies by a constant matrix faster than it takes
 every second column. Only the order of the coefficients differs.
 
-The low band of the last level lies in the corner of the plane; the three bands of each
-level surround what is coarser. Zeros separate the bands, at least one wide: the
-neighbours of a coefficient are of its own band, or 0. The bands start at rows that are
-multiples of 8.
+The low band of the last level lies in the corner of the plane. The three bands of each
+level surround the coarser bands. At least one row or column of zeros separates two
+bands, so a neighbour of a coefficient is in the same band or 0. The bands start at rows
+that are multiples of 8.
 """
 
 import jax
@@ -17,12 +17,12 @@ from arniqa_jax.degradation.products import across, down
 
 
 class Axis:
-    """Where the bands lie along one axis of the plane; index 0 is the image.
+    """The positions of the bands along one axis of the plane; index 0 is the image.
 
     Attributes:
       low: number of low samples after each level.
-      start, high: first place and number of the high samples of each level.
-      end: length of the plane of each level and all coarser ones.
+      start, high: first position and number of the high samples of each level.
+      end: length of the plane of each level with all coarser levels.
     """
 
     def __init__(self, size, levels, align):
@@ -39,7 +39,7 @@ class Axis:
         """Return the 0/1 matrices of the lifting steps of a level.
 
         Returns:
-          order: (n, places), from the samples of one line to their places.
+          order: (n, places), from the samples of one line to their positions.
           even: (n, n), the two even neighbours of each odd sample.
           high: (places, places), the two high neighbours of each low sample.
         """
@@ -64,9 +64,9 @@ def layout(height, width, levels):
 
 
 def _products(x, matrices, is_across):
-    """Return the products with two matrices, computed as one.
+    """Return the products with two matrices, computed as one product.
 
-    The second starts at a multiple of a register's size (8 rows, 128 columns).
+    The second matrix starts at a multiple of a register's size (8 rows, 128 columns).
     """
     first, second = matrices
     size = first.shape[1]
@@ -85,7 +85,7 @@ def _one(x, matrix, is_across):
 
 
 def _split(x, matrices, is_across):
-    """Transform the lines of one axis: (m, H, W) to low and high samples in place."""
+    """Return (m, H, W) with the lines of one axis replaced by low and high samples."""
     order, even, neighbours = matrices
     placed, sums = _products(x, (order, even @ order), is_across)
     placed = placed - (sums >> 1)
@@ -93,7 +93,7 @@ def _split(x, matrices, is_across):
 
 
 def _merge(x, matrices, is_across):
-    """Invert `_split`."""
+    """Return the inverse of `_split`."""
     order, even, neighbours = matrices
     x = x - ((_one(x, neighbours, is_across) + 2) >> 2)
     samples, sums = _products(x, (order.T, order.T @ even), is_across)
@@ -101,7 +101,7 @@ def _merge(x, matrices, is_across):
 
 
 def _corner(large, small):
-    """Return `large` with `small` in place of its first rows and columns."""
+    """Return `large` with its first rows and columns replaced by `small`."""
     rows, columns = small.shape[1:]
     missing = large.shape[1] - rows, large.shape[2] - columns
     small = jnp.pad(small, ((0, 0), (0, missing[0]), (0, missing[1])))
@@ -111,7 +111,7 @@ def _corner(large, small):
 
 
 def analyse(x_mHW: jax.Array, levels: int) -> jax.Array:
-    """Return the transform, one plane (m, rows, columns) of all bands."""
+    """Return the transform, one plane (m, rows, columns) with all bands."""
     rows, columns = layout(*x_mHW.shape[1:], levels)
     planes = []
     for level in range(1, levels + 1):
