@@ -338,7 +338,7 @@ def motion_blur(key, images, *, value, angle=None):
     else:
         angles = jnp.broadcast_to(angle, len(flat))
     kernels = jax.vmap(motion_kernel, (None, 0))(value, angles)
-    # The line's end and the pixels closer than 1 to it; 1e-3 covers rounding. All images
+    # The line's end and pixels closer than 1 to it; 1e-3 covers rounding. All images
     # share the largest reach: under vmap, every loop runs as often as the longest.
     half = (jnp.maximum(value, 1) - 1) / 2
     rise = half * jnp.max(jnp.abs(jnp.sin(angles * (jnp.pi / 180))), initial=0)
