@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -154,8 +155,8 @@ def test_wrong_use(weights, target, regressors, message):
         )
 
 
-def test_without_pytorch_the_error_says_what_to_install(monkeypatch, tmp_path):
-    (tmp_path / "x.pth").write_bytes(b"PK")
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+def test_without_pytorch_the_error_says_what_to_install(weights, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(errors.ArniqaError, match=r"arniqa_jax\[convert\]"):
-        torch_import.convert(tmp_path / "x.pth", tmp_path / "model", [])
+        torch_import.convert(weights, tmp_path / "x.pth", [])
+    assert not (tmp_path / "x.pth").exists()

@@ -6,7 +6,7 @@ import small_model
 import arniqa_jax
 from arniqa_jax import errors
 from arniqa_jax.datasets import catalogue
-from arniqa_jax.weights import download, official, torch_files, torch_import
+from arniqa_jax.weights import download, official, torch_import
 
 
 @pytest.fixture
@@ -25,18 +25,7 @@ def test_what_was_converted_is_loaded_without_pytorch_or_network(home):
     assert arniqa_jax.load("kadid10k").regressor.dataset == "kadid10k"
 
 
-def test_without_pytorch_nothing_is_fetched(home, monkeypatch):
-    def missing(path):
-        raise errors.ArniqaError("needs PyTorch")
-
-    monkeypatch.setattr(torch_files, "require_torch", missing)
-    monkeypatch.setattr(download, "fetch", None)
-    with pytest.raises(errors.ArniqaError, match="needs PyTorch"):
-        arniqa_jax.load("kadid10k")
-
-
 def test_offline_it_says_what_to_put_where(home, monkeypatch):
-    monkeypatch.setattr(torch_files, "require_torch", lambda path: None)
     monkeypatch.setattr(download, "_ATTEMPTS", 1)
     monkeypatch.setenv("ARNIQA_JAX_WEIGHTS", "http://127.0.0.1:9")
     with pytest.raises(errors.ArniqaError) as error:
@@ -60,7 +49,6 @@ def test_each_file_is_converted_once(home, monkeypatch, tmp_path):
 
     source = torch_import._read_directory(tmp_path / "seeded")[2]
     monkeypatch.delenv("ARNIQA_JAX_WEIGHTS", raising=False)
-    monkeypatch.setattr(torch_files, "require_torch", lambda path: None)
     monkeypatch.setattr(download, "fetch", fetch)
     monkeypatch.setattr(torch_import, "read_file", lambda path: (model.encoder, source))
     monkeypatch.setattr(torch_import, "read_regressor", read_regressor)

@@ -24,7 +24,6 @@ def recorded():
 
 def test_the_intercept_may_have_the_shape_of_a_number(recorded):
     """The authors' files are Ridges, whose intercept has the shape ()."""
-    pytest.importorskip("torch")
     weights_D, intercept = torch_files.read_regressor(FILE)
     ridge = recorded.fitted()
     np.testing.assert_allclose(weights_D, ridge.coef_, rtol=1e-6)

@@ -96,18 +96,51 @@ def test_export_loads_strictly_and_holds_every_bit(
         assert torch.equal(state[name], value), name
 
 
-def test_a_checkpoint_with_a_pickled_object_is_not_read(tmp_path):
-    content = {"state_dict": {}, "config": pathlib.Path("x")}
-    torch.save(content, tmp_path / "last_x.pth")
-    with pytest.raises(errors.CheckpointError, match="cannot be read safely"):
-        torch_files.read_tensors(tmp_path / "last_x.pth")
+def _states():
+    """State dicts with what can be unusual about a tensor."""
+    base = torch.arange(24.0).reshape(4, 6)
+    yield {"plain": base, "transposed": base.T, "strided": base[1:, ::2]}
+    yield {"one": base[0], "two": base[1], "shared": base}
+    yield {"expanded": base[0].expand(3, 6), "empty": base[:0], "scalar": base[1, 2]}
+    yield {"parameter": nn.Parameter(base), "count": torch.tensor(3)}
+    for dtype in ("float64", "float16", "int32", "int16", "int8", "uint8", "bool"):
+        yield {dtype: base.to(getattr(torch, dtype))}
+    yield nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict()
 
 
-def test_a_container_is_opened(tmp_path):
-    tensor = torch.arange(3.0)
-    torch.save({"model": {"a": tensor}, "epoch": 3}, tmp_path / "x.pth")
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_the_reader_agrees_with_pytorch(tmp_path, protocol):
+    for state in _states():
+        torch.save(state, tmp_path / "x.pth", pickle_protocol=protocol)
+        found = torch_files.read_tensors(tmp_path / "x.pth")
+        assert found.keys() == state.keys()
+        for name, value in state.items():
+            expected = value.detach().numpy()
+            assert found[name].dtype == expected.dtype, name
+            assert found[name].shape == expected.shape, name
+            np.testing.assert_array_equal(found[name], expected)
+
+
+def test_bfloat16_keeps_its_bits(tmp_path):
+    value = torch.linspace(-3, 3, 50).to(torch.bfloat16)
+    torch.save({"a": value}, tmp_path / "x.pth")
     (found,) = torch_files.read_tensors(tmp_path / "x.pth").values()
-    np.testing.assert_array_equal(found, [0, 1, 2])
+    expected = value.view(torch.int16).numpy()
+    np.testing.assert_array_equal(found.view(np.int16), expected)
+
+
+def test_the_format_before_1_6_is_refused_by_name(tmp_path):
+    state = {"a": torch.ones(3)}
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(errors.CheckpointError, match=r"PyTorch's format before 1\.6"):
+        torch_files.read_tensors(tmp_path / "x.pth")
+
+
+def test_a_checkpoint_with_a_pickled_object_is_not_read(tmp_path):
+    content = {"state_dict": {}, "config": pathlib.PurePosixPath("x")}
+    torch.save(content, tmp_path / "last_x.pth")
+    with pytest.raises(errors.CheckpointError, match=r"PurePosixPath.*cannot be read"):
+        torch_files.read_tensors(tmp_path / "last_x.pth")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])

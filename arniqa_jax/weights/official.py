@@ -15,7 +15,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.storage import cache
-from arniqa_jax.weights import download, model_directory, torch_files, torch_import
+from arniqa_jax.weights import download, model_directory, torch_import
 
 ENCODER = "ARNIQA.pth"
 # Overridden by the environment variable ARNIQA_JAX_WEIGHTS, for mirrors.
@@ -37,7 +37,6 @@ def fetch(name: str) -> pathlib.Path:
     model, files = home / "model", home / "files"
     if _is_complete(model, name):
         return model
-    torch_files.require_torch(pathlib.Path(ENCODER))
     with _lock(home):
         if not model_directory.is_model_directory(model):
             encoder, source = torch_import.read_file(_file(files, ENCODER))

@@ -1,15 +1,12 @@
-"""Files of tensors: PyTorch's (with the extra `convert`) and safetensors (without).
+"""Files of tensors: PyTorch's (.pth) and safetensors, read without PyTorch.
 
-Nothing that a file pickles is ever run: state dicts are read with `weights_only=True`,
-the official regressors, which are TorchScript, through `torch.jit.load`.
+PyTorch is needed to write a .pth file only (extra `convert`).
 """
 
 import io
 import json
 import math
 import pathlib
-import pickle
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 
 from arniqa_jax import errors
 from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.weights import torch_archive
 
 SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
 
@@ -31,69 +29,31 @@ _SAFETENSORS_DTYPES = {
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
 }
-# Under which some checkpoints keep their state dict, beside other things.
-_CONTAINERS = ("model", "state_dict")
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a state dict.
+    """Return the tensors of a file by name.
 
     Raises:
       CheckpointError: it is missing, damaged, or holds more than tensors.
-      ArniqaError: PyTorch is needed and not installed.
     """
+    if path.suffix != ".safetensors":
+        return torch_archive.read(path)
     if not path.is_file():
         raise errors.CheckpointError(f"{path}: there is no such file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    torch = _import_torch(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise errors.CheckpointError(
-            f"{path} pickles more than tensors (the official training code puts its "
-            "config into last_*.pth) or is damaged, and cannot be read safely. If you "
-            "trust it, save its state dict alone where it was made: "
-            "torch.save(model.state_dict(), FILE)"
-        ) from error
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from error
-    for name in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping):
-        raise errors.CheckpointError(
-            f"{path} holds a {type(content).__name__}, expected a state dict"
-        )
-    return {
-        name: value.float().numpy() if value.is_floating_point() else value.numpy()
-        for name, value in content.items()
-        if isinstance(value, torch.Tensor)
-    }
+    return _read_safetensors(path)
 
 
 def read_regressor(path: pathlib.Path) -> tuple[np.ndarray, float]:
-    """Reads an official regressor, a TorchScript module with one linear layer.
+    """Return the weights, float64 (D,), and the intercept of an official regressor.
 
-    Returns:
-      The weights, float64 (D,), and the intercept.
+    The official files are TorchScript modules with one linear layer.
 
     Raises:
       CheckpointError: it is missing, damaged or no linear layer with one output.
-      ArniqaError: PyTorch is not installed.
     """
-    if not path.is_file():
-        raise errors.CheckpointError(f"{path}: there is no such file")
-    torch = _import_torch(path)
-    try:
-        with warnings.catch_warnings():
-            # TorchScript is deprecated, and is what the official files are.
-            warnings.simplefilter("ignore")
-            module = torch.jit.load(path, map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        raise _damaged(path, error) from error
-    tensors = [value.double().numpy() for value in module.state_dict().values()]
-    return _linear(tensors, path)
+    tensors = read_tensors(path).values()
+    return _linear([tensor.astype(np.float64) for tensor in tensors], path)
 
 
 def _linear(tensors: list[np.ndarray], path: pathlib.Path) -> tuple[np.ndarray, float]:
@@ -131,18 +91,13 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
     write_atomically(path, buffer.getvalue())
 
 
-def require_torch(path: pathlib.Path) -> None:
-    """Raises ArniqaError where PyTorch, which `path` needs, is not installed."""
-    _import_torch(path)
-
-
 def _import_torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ImportError as error:
         raise errors.ArniqaError(
-            f"{path} needs PyTorch, which is not installed: pip install "
-            "'arniqa_jax[convert]', or use .safetensors, which needs nothing"
+            f"writing {path} needs PyTorch, which is not installed: pip install "
+            "'arniqa_jax[convert]', or write .safetensors, which needs nothing"
         ) from error
     return torch
 
@@ -163,7 +118,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
             tensors[name] = np.frombuffer(data, dtype).reshape(shape)
         return tensors
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise _damaged(path, error) from error
+        raise torch_archive.damaged(path, error) from error
 
 
 def _to_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -180,11 +135,3 @@ def _to_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
     return len(text).to_bytes(8, "little") + text + b"".join(data)
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> errors.CheckpointError:
-    reason = " ".join(str(error).split())[:200]
-    return errors.CheckpointError(
-        f"{path} cannot be read ({reason}): expected a file of tensors, damaged or "
-        "incomplete; fetch it again"
-    )
