@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     config.data.patch_size = 224  # side of a crop, pixels
     config.data.workers = 2  # decoding processes; 0: in the training process
     # independent: B is any other photograph; rolled: B is another A of the same batch,
-    # so that each photograph is decoded once for two uses
+    # so that each photograph is decoded once for two uses; same: B is another crop of
+    # A, the objective of earlier methods, for comparison
     config.data.pairing = "independent"
     config.data.max_bad_share = 0.05  # share of unreadable photographs that stops a run
 

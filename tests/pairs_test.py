@@ -54,7 +54,20 @@ def test_both_views_show_the_photographs_of_the_record(pairing):
     record = _concatenate(batches, "record")
     expected = np.broadcast_to((record + 1)[:, :, None, None, None, None], images.shape)
     np.testing.assert_array_equal(images, expected)
-    assert (record[:, 0] != record[:, 1]).all()
+    same = record[:, 0] == record[:, 1]
+    assert same.all() if pairing == "same" else not same.any()
+
+
+def test_views_of_the_same_photograph_are_different_crops():
+    images = _concatenate(_take(_noise(5), 9, pairing="same"), "images")
+    assert all((a != b).any() for a, b in images)
+
+
+def test_same_counts_an_unreadable_photograph_once():
+    batches = _take(flat(4, bad=(1,)), 2, pairing="same", max_bad_share=0.3)
+    record, skipped = (_concatenate(batches, name) for name in ("record", "skipped"))
+    assert skipped.sum() == 2  # two epochs
+    np.testing.assert_array_equal(record[skipped[:, 0] == 1], [[2, 2], [2, 2]])
 
 
 def test_scales_are_crops_of_the_image_and_of_its_half():
@@ -265,7 +278,7 @@ def test_a_single_readable_photograph_forms_no_pair():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pairing": "random"}, "'random' is unknown: expected independent or rolled"),
+        ({"pairing": "random"}, "'random' is unknown: expected one of independent"),
         ({"batch_size": 5, "process_count": 2}, "positive multiple of .* processes, 2"),
         ({"batch_size": 0}, "train.batch_size=0"),
         ({"seed": -1}, "seed=-1 is not in"),

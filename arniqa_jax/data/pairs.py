@@ -26,7 +26,7 @@ from arniqa_jax.data.photos import PhotoSource
 from arniqa_jax.data.workers import Batches
 from arniqa_jax.errors import DatasetError, ImageError, UsageError
 
-PAIRINGS = ("independent", "rolled")
+PAIRINGS = ("independent", "rolled", "same")
 # Decoded photographs that a process keeps: a small set then stays decoded, and `rolled`
 # finds the photograph of the row before.
 _CACHE_BYTES = 128 * 2**20
@@ -49,8 +49,9 @@ def pair_batches(
 
     View A runs over the photographs in an order drawn anew each epoch. View B is
     another photograph: drawn uniformly (`independent`), or that of the next row of the
-    global batch (`rolled`), which needs one decoding per pair instead of two. Crops are
-    always drawn independently.
+    global batch (`rolled`), which needs one decoding per pair instead of two. With
+    `same`, view B is the photograph of view A: the objective of earlier methods, for
+    comparison. Crops are always drawn independently.
 
     An unreadable photograph is replaced by the next readable one.
 
@@ -77,7 +78,8 @@ def pair_batches(
     """
     if pairing not in PAIRINGS:
         raise UsageError(
-            f"data.pairing={pairing!r} is unknown: expected {' or '.join(PAIRINGS)}"
+            f"data.pairing={pairing!r} is unknown: expected one of "
+            f"{', '.join(PAIRINGS)}"
         )
     if batch_size < 1 or batch_size % process_count:
         raise UsageError(
@@ -251,7 +253,12 @@ class _Loader:
         """Crops (2 views, 2 scales, size, size, 3), records and skips of one pair."""
         rng = np.random.default_rng(seed)
         record, skipped_record, scales_record = self._readable(record)
-        partner, skipped_partner, scales_partner = self._readable(partner, but=record)
+        if self._pairing == "same":
+            partner, skipped_partner, scales_partner = record, 0, scales_record
+        else:
+            partner, skipped_partner, scales_partner = self._readable(
+                partner, but=record
+            )
         images = [
             [crops.random_crop(rng, image, self._patch_size) for image in scales]
             for scales in (scales_record, scales_partner)
