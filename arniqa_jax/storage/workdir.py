@@ -1,6 +1,7 @@
 """The directory of a run: where everything lies, its config, and who may write.
 
-config.json  metrics.jsonl  events.*  checkpoints/  pictures/  features/  results/
+config.json  photographs.json  metrics.jsonl  events.*
+checkpoints/  pictures/  features/  results/
 """
 
 import contextlib
@@ -13,11 +14,10 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from arniqa_jax import errors
-from arniqa_jax.storage.files import write_atomically
 
-# What may differ when a run is resumed; everything else changes what is computed.
-_MAY_CHANGE = ("data.root", "data.workers", "log.", "evaluation.")
-_MAY_GROW = ("train.steps", "train.epochs")
+# Fields that a newer version of the program added, with the value that gives what the
+# versions before it computed. A run of an older version is read with these values.
+_ADDED_FIELDS = {"model.precision": "default"}
 
 
 class Workdir:
@@ -40,6 +40,7 @@ class Workdir:
     checkpoints = property(lambda self: self.path / "checkpoints")
     features = property(lambda self: self.path / "features")
     metrics = property(lambda self: self.path / "metrics.jsonl")
+    photographs = property(lambda self: self.path / "photographs.json")
     pictures = property(lambda self: self.path / "pictures")
     results = property(lambda self: self.path / "results")
     config = property(lambda self: self.path / "config.json")
@@ -73,63 +74,41 @@ class Workdir:
             "choose a directory that can be made and written"
         )
 
-    def settle_config(self, config: ConfigDict) -> None:
-        """Writes the config of a new run, or compares it with that of the old one.
-
-        Before its first step a run can still be given any other config: one that was
-        refused, for a missing model, say, leaves nothing that could be mixed up.
-
-        Raises:
-          UsageError: a field differs that may not; all of them are listed.
-        """
-        if self.config.exists() and self._has_begun():
-            old, new = (c.to_dict() for c in (read_config(self.path), config))
-            self._compare(config_fields(old), config_fields(new))
-        write_atomically(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
-
-    def _has_begun(self) -> bool:
-        """Whether a step was logged or saved."""
+    def has_begun(self) -> bool:
+        """Return whether a step was logged or saved."""
         logged = self.metrics.exists() and self.metrics.stat().st_size > 0
-        return logged or any(self.checkpoints.glob("[0-9]*"))
+        return logged or self.latest_step() > 0
 
-    def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:
-        other_fields = sorted(old.keys() ^ new.keys())
-        if other_fields:
-            raise errors.CheckpointError(
-                f"{self.config} is of another version of this program: only one of the "
-                f"two knows {', '.join(other_fields)}. Finish the run with the version "
-                "that began it, or choose another --workdir"
-            )
-        differing = [
-            f"{name} was {old[name]!r} and is {new[name]!r}"
-            for name in sorted(old)
-            if old[name] != new[name]
-            and not name.startswith(_MAY_CHANGE)
-            and not (name in _MAY_GROW and new[name] > old[name])
-        ]
-        if differing:
-            raise errors.UsageError(
-                f"{self.path} holds a run of another config: {'; '.join(differing)}. "
-                "Set these fields back, or choose another --workdir"
-            )
+    def latest_step(self) -> int:
+        """Return the step of the last complete checkpoint, 0 for none."""
+        # A checkpoint gets its final name, the step, when it is complete.
+        steps = (path.name for path in self.checkpoints.glob("[0-9]*"))
+        return max((int(name) for name in steps if name.isdecimal()), default=0)
 
 
 def read_config(path: str | os.PathLike) -> ConfigDict:
-    """Reads the config of the run in the directory `path`.
+    """Read the config of the run in the directory `path`.
+
+    A field that a newer version added is filled in where an older version began the
+    run.
 
     Raises:
       CheckpointError: there is none, or it is damaged.
     """
     file = pathlib.Path(path) / "config.json"
     try:
-        return ConfigDict(json.loads(file.read_text())).lock()
+        tree = json.loads(file.read_text())
+        for field, value in _ADDED_FIELDS.items():
+            group, _, name = field.rpartition(".")
+            tree[group].setdefault(name, value)
+        return ConfigDict(tree).lock()
     except FileNotFoundError:
         raise errors.CheckpointError(
             f"{path} holds no run: expected {file.name} in it, as "
             "`python -m arniqa_jax.main --workdir=...` writes it"
         ) from None
-    except ValueError as error:
-        raise errors.CheckpointError(f"{file} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.CheckpointError(f"{file} is damaged: {error!r}") from error
 
 
 def config_fields(tree: dict, prefix: str = "") -> dict[str, object]:

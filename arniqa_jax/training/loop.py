@@ -33,6 +33,7 @@ from arniqa_jax.training import (
     optimizers,
     pictures,
     plans,
+    resume,
     throughput,
     train_step,
 )
@@ -66,7 +67,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
             allow_partial=config.evaluation.allow_partial,
             seed=config.seed,
         )
-        agreement.on_first_process(lambda: workdir.settle_config(config))
+        agreement.on_first_process(lambda: resume.settle(workdir, config, source))
         checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())
         stack.callback(checkpoints.close)
         return _Run(config, workdir, mesh, source, benchmarks, checkpoints).execute()
@@ -105,13 +106,7 @@ class _Run:
         self._checkpoints = checkpoints
         self._plan = plans.make_plan(config, len(source))
         self._model = encoders.build_model(config)
-        self._schedule = optimizers.learning_rate_schedule(
-            **config.schedule,
-            learning_rate=config.optimizer.learning_rate,
-            batch_size=config.train.batch_size,
-            steps_per_epoch=self._plan.epoch,
-            total_steps=self._plan.total,
-        )
+        self._schedule = plans.learning_rates(config, self._plan)
         self._optimizer = optimizers.optimizer(
             name=config.optimizer.name,
             schedule=self._schedule,
@@ -137,7 +132,9 @@ class _Run:
             writes=self._writes,
         )
         with contextlib.closing(self._log), logging_redirect_tqdm():
-            tested = any("test" in line for line in self._log.history)
+            tested = any(
+                "test" in line and line["step"] == start for line in self._log.history
+            )
             if start == self._plan.total and agreement.agree(tested):
                 logging.info(
                     "%s is finished at step %d: nothing is left to do. Its tables are "

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import optax
 from ml_collections import ConfigDict
 
 from arniqa_jax import errors
+from arniqa_jax.training import optimizers
 
 
 class Plan(NamedTuple):
@@ -31,6 +33,17 @@ def make_plan(config: ConfigDict, photographs: int) -> Plan:
         total=config.train.steps or config.train.epochs * epoch,
         evaluate_every=config.evaluation.every_epochs * epoch,
         save_every=config.train.checkpoint_every or epoch,
+    )
+
+
+def learning_rates(config: ConfigDict, plan: Plan) -> optax.Schedule:
+    """Return the schedule that a config means for a plan."""
+    return optimizers.learning_rate_schedule(
+        **config.schedule,
+        learning_rate=config.optimizer.learning_rate,
+        batch_size=config.train.batch_size,
+        steps_per_epoch=plan.epoch,
+        total_steps=plan.total,
     )
 
 
