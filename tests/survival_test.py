@@ -34,6 +34,9 @@ _FIELDS = soak.FIELDS | {
 }
 
 
+_LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")
+
+
 def _run(path, moment: str, *, largest_file: int | None = None) -> tuple[int, str]:
     """Exit code and standard error of a run; `largest_file` in kB stands for a disk."""
     fields = _FIELDS | {"evaluation.root": path.parent}
@@ -83,14 +86,10 @@ def _resume(path) -> int:
 
 
 def _one_line(err: str) -> str:
-    """The error of a command.
-
-    A thread of Orbax may have its word beside it, once in many times: of an event loop
-    that was closed under it.
-    """
-    assert "Traceback" not in err or "Event loop is closed" in err
-    # Whose word may also stand before it on the same line.
-    (line,) = re.findall(r"(?<![A-Za-z])error: .*", err)
+    """Return the error of a command: its last line, after nothing but log lines."""
+    *log, line = err.splitlines()
+    assert line.startswith("error: ")
+    assert all(_LOG_LINE.match(each) for each in log), err
     return line
 
 

@@ -8,15 +8,14 @@ for the same reason.
 """
 
 import importlib.metadata
-import logging as py_logging
 import os
 import pathlib
 import re
 import shutil
-import sys
 from typing import Any, TypeVar
 
 import jax
+import tensorstore as ts
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
@@ -28,11 +27,9 @@ State = TypeVar("State")
 _REMOVED = ".removed"  # the end of the name of what was a checkpoint
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# Orbax tells about ten lines a save; and where one fails or a checkpoint is damaged,
-# warnings and a thousand lines of tracebacks of its background tasks, beside the error
-# that reaches us.
+# Orbax tells about ten lines a save; and where one fails, warnings and tracebacks of
+# its background tasks, beside the error that reaches us.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
-py_logging.getLogger("asyncio").setLevel(py_logging.CRITICAL)
 
 
 class Checkpoints:
@@ -130,8 +127,15 @@ class Checkpoints:
         return like.replace(**parts["model"], **parts["training"])
 
     def close(self) -> None:
-        """Waits for what is being written and releases the directory."""
-        self._checkpointer.close()
+        """Wait for what is being written and release the directory.
+
+        Raises:
+          CheckpointError: the last checkpoint could not be written.
+        """
+        try:
+            self._checkpointer.close()
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from error
 
     def _remove_old(self) -> None:
         """Removes all but the last two checkpoints and the best."""
@@ -243,24 +247,17 @@ def _load(
 ) -> dict[str, Any]:
     # Of a relative path, Orbax finds no metadata, without a word.
     directory = directory.absolute()
-    hook = sys.excepthook
-    sys.excepthook = _without_late_reads
     try:
+        for part in like:
+            _read_every_array(directory / part)
         stored = ocp.checkpointables_metadata(directory).metadata
         for part in like.keys() - stored.keys():
             raise ValueError(f"it has no part {part!r}, only {', '.join(stored)}")
-        if stored["model"] is None:
-            raise ValueError("its files are truncated or damaged")
         if like["model"] is None:
             like = like | {"model": stored["model"]}
         _compare(stored["model"], like["model"])
-        # One after the other: where one fails, Orbax warns of those not yet begun.
-        loaded = {}
-        for part, tree in like.items():
-            tree = _with_sharding(tree, sharding)
-            loaded |= ocp.load_checkpointables(directory, {part: tree})
-        sys.excepthook = hook
-        return loaded
+        wanted = {part: _with_sharding(tree, sharding) for part, tree in like.items()}
+        return ocp.load_checkpointables(directory, wanted)
     except (OSError, ValueError, KeyError) as error:
         raise errors.CheckpointError(
             f"{directory} cannot be read as a checkpoint of this model: "
@@ -269,14 +266,26 @@ def _load(
         ) from error
 
 
-def _without_late_reads(kind, error, traceback) -> None:
-    """A `sys.excepthook` for after one file could not be read.
+def _read_every_array(part: pathlib.Path) -> None:
+    """Raise ValueError if an array of one part of a checkpoint cannot be read.
 
-    The reads of other files, still under way, report to an event loop that Orbax has
-    closed; each would print a traceback.
+    Orbax reads all arrays in an event loop, which it closes at the first failure. The
+    reads that are still in flight then print tracebacks about the closed loop. This
+    function therefore reads every array first, without an event loop.
     """
-    if "Event loop is closed" not in str(error):
-        sys.__excepthook__(kind, error, traceback)
+    if not part.is_dir():
+        return  # the caller names the parts that are missing
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{part}/"}}
+    try:
+        for key in ts.KvStore.open(store).result().list().result():
+            path, _, name = key.decode().rpartition("/")
+            if name == "zarr.json":
+                array = {"driver": "zarr3", "kvstore": store | {"path": f"{path}/"}}
+                ts.open(array).result().read().result()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"its files are truncated or damaged ({_reason(error)})"
+        ) from None
 
 
 def _compare(stored: dict[str, Any], like: dict[str, Any]) -> None:
