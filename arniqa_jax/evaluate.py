@@ -1,12 +1,12 @@
-"""Evaluates an encoder on labelled datasets, by the protocol of the paper.
+"""Evaluate an encoder on labelled datasets, by the protocol of the paper.
 
     python -m arniqa_jax.evaluate --config=evaluate --workdir=DIR \\
         [--config.evaluation.root=DATASETS] [--config.evaluation.datasets=live,csiq]
     python -m arniqa_jax.evaluate --compare A B [--workdir=DIR --config=...]
 
-Prints the tables and writes them, with figures and regressors, to a directory of its
-own below DIR/results. The second form compares two of these directories; with a
-workdir and the datasets in reach it also writes the gMAD figures there.
+The first form prints the tables and writes them, with figures and regressors, to a new
+directory below DIR/results. The second form compares two such directories; with a
+workdir it writes the comparison there, and with a config also the gMAD figures.
 """
 
 from absl import flags
@@ -33,6 +33,13 @@ CHECKPOINT = flags.DEFINE_string(
     "best (by validation), last, a step, or untrained.",
     flag_values=FLAGS,
 )
+REPLACE = flags.DEFINE_bool(
+    "replace",
+    None,
+    "Whether new regressors replace those of the same name in a model directory. "
+    "Without this flag such a name is an error.",
+    flag_values=FLAGS,
+)
 PROCESSES = command.ProcessFlags(FLAGS)
 COMPARE = flags.DEFINE_string(
     "compare",
@@ -43,7 +50,7 @@ COMPARE = flags.DEFINE_string(
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the flags, and evaluates or compares; returns the exit code."""
+    """Check the flags and evaluate or compare; return the exit code."""
     from arniqa_jax.evaluation import job
 
     if COMPARE.value is not None:
@@ -62,7 +69,11 @@ def main(arguments: list[str]) -> int:
         )
     PROCESSES.start()
     job.evaluate(
-        CONFIG.value, WORKDIR.value, MODEL.value or WORKDIR.value, CHECKPOINT.value
+        CONFIG.value,
+        WORKDIR.value,
+        MODEL.value or WORKDIR.value,
+        CHECKPOINT.value,
+        replace=REPLACE.value,
     )
     return command.SUCCESS
 

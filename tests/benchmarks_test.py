@@ -122,9 +122,9 @@ def test_reads_what_the_owners_wrote(datasets):
 def test_biq2021_official_split(datasets):
     opened = catalogue.open_benchmark("biq2021", datasets, seed=3)
     (split,) = opened.splits
-    assert [len(part) for part in split.parts().values()] == [22, 2, 6]
+    assert [len(part) for part in split.parts().values()] == [29, 3, 8]
     # The rows of the test table come last.
-    assert split.test.tolist() == list(range(24, 30))
+    assert split.test.tolist() == list(range(32, 40))
     assert "official" in opened.split_origin
     again = catalogue.open_benchmark("biq2021", datasets, seed=4)
     assert again.splits[0].validation.tolist() != split.validation.tolist()

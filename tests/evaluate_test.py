@@ -145,18 +145,27 @@ def test_own_table(run, tmp_path):
     assert (tmp_path / "w" / "results" / "60" / "regressors" / "mine.json").exists()
 
 
-def test_model_directory_gets_the_regressors_it_lacks(run, written, tmp_path):
+def test_a_regressor_of_a_model_directory_is_replaced_only_on_demand(
+    run, written, tmp_path
+):
     model = tmp_path / "model"
     (model / "regressors").mkdir(parents=True)
     (model / "model.json").write_text("{}")
     (model / "regressors" / "clive.json").write_text("the official one")
     quiet = "--config.evaluation.figures=false"
     arguments = _arguments(tmp_path / "w", "clive,biq2021", written[0], quiet)
-    code, out, _ = run(*arguments, f"--model={model}")
-    assert code == 0 and "regressor biq2021 added" in out and "clive added" not in out
+    code, out, err = run(*arguments, f"--model={model}")
+    assert (code, out) == (2, "") and "regressor clive: --replace" in err
+    assert not (tmp_path / "w" / "results").exists()
+    code, out, _ = run(*arguments, f"--model={model}", "--noreplace")
+    assert code == 0 and "regressor biq2021 written" in out
+    assert "regressor clive written" not in out
     assert (model / "regressors" / "clive.json").read_text() == "the official one"
-    regressor = regressors.read(model / "regressors", "biq2021")
-    assert regressor.encoder == miniature.encoder(1).fingerprint
+    code, out, _ = run(*arguments, f"--model={model}", "--replace")
+    assert code == 0 and "regressor clive written" in out
+    for name in ("biq2021", "clive"):
+        regressor = regressors.read(model / "regressors", name)
+        assert regressor.encoder == miniature.encoder(1).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -194,7 +203,7 @@ def test_damaged_dataset_leaves_nothing_half_written(run, written, tmp_path):
     quiet = "--config.evaluation.figures=false"
     code, out, _ = run(*arguments, "--config.evaluation.allow_partial=true", quiet)
     assert code == 0
-    assert "BIQ2021*" in out and "29 of 30 images" in out
+    assert "BIQ2021*" in out and "39 of 40 images" in out
 
 
 def test_image_that_cannot_be_decoded(run, written, tmp_path):

@@ -22,7 +22,7 @@ from PIL import Image
 from arniqa_jax.datasets import catalogue
 
 CONTENTS = 10  # reference photographs of each synthetic dataset
-AUTHENTIC_IMAGES = 30
+AUTHENTIC_IMAGES = 40
 
 
 @dataclasses.dataclass(frozen=True)

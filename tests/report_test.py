@@ -196,6 +196,7 @@ def test_cells():
         "[0.25",
         "0.75]",
         "+0.100",
+        "-",  # NaN: undefined
     ]
     data = rendering.to_csv(table).splitlines()
     assert data[0] == "a_b,n,f,e,g,g_low,g_high,c,c_low,c_high,z"

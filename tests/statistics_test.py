@@ -35,13 +35,32 @@ def test_path_is_srcc_of_each_row(pair):
     rows = np.stack([x, -x, np.zeros_like(x)])
     expected = [statistics.srcc(row, y) for row in rows]
     np.testing.assert_array_equal(statistics.srcc_path(rows, y), expected)
-    assert expected[2] == 0.0
+    assert np.isnan(expected[2])
 
 
-@pytest.mark.parametrize("metric", ["srcc", "plcc", "krcc"])
-def test_constant_predictions_count_as_no_correlation(metric):
-    agreement = statistics.Agreement(np.ones(9), np.arange(9.0))
-    assert agreement.value(metric) == 0.0
+@pytest.mark.parametrize(
+    ("predictions", "scores"),
+    [
+        (np.full(9, 0.1), np.arange(9.0)),
+        (np.arange(9.0), np.full(9, 0.1)),
+        # Equal up to rounding: 0.1 + 0.2 is not 0.3.
+        (np.array([0.1 + 0.2, 0.3] * 5), np.arange(10.0)),
+        (np.array([1.0, 2.0]), np.array([1.0, 2.0])),
+    ],
+)
+def test_undefined_statistics_are_nan(predictions, scores):
+    agreement = statistics.Agreement(predictions, scores)
+    counts = statistics.resampling_counts(0, len(scores), replicates=50)
+    for metric in ("srcc", "plcc", "krcc", "plcc_fit", "rmse_fit"):
+        assert np.isnan(agreement.value(metric)), metric
+        assert np.isnan(agreement.bootstrap(metric, counts)).all(), metric
+    assert np.isfinite(agreement.value("rmse"))
+
+
+def test_small_differences_are_no_constant():
+    x = 1e6 + 1e-3 * np.arange(9.0)
+    assert statistics.plcc(x, np.arange(9.0)) == pytest.approx(1)
+    assert statistics.srcc(1e-9 * x, np.arange(9.0)) == pytest.approx(1)
 
 
 def test_bootstrap_equals_repeating_images(pair):
@@ -62,8 +81,9 @@ def test_bootstrap_equals_repeating_images(pair):
 
 
 def test_replicate_of_one_image_has_no_value():
-    counts = np.array([[5, 0, 0, 0, 0]], np.int32)
-    agreement = statistics.Agreement(np.arange(5.0), np.arange(5.0))
+    counts = np.array([[7, 0, 0, 0, 0, 0, 0], [0, 7, 0, 0, 0, 0, 0]], np.int32)
+    # The weighted mean of 0.1 is off by a rounding error.
+    agreement = statistics.Agreement(0.1 + np.arange(7.0), 0.1 + np.arange(7.0))
     for metric in ("srcc", "plcc", "krcc"):
         assert np.isnan(agreement.bootstrap(metric, counts)).all()
 
@@ -99,10 +119,12 @@ def test_decreasing_relation_is_fitted_too():
     assert agreement.value("rmse_fit") < 2
 
 
-def test_nothing_to_fit_leaves_predictions_alone():
+def test_statistics_after_the_fit_are_undefined_without_one():
     few = statistics.Agreement(np.arange(4.0), np.arange(4.0))
-    np.testing.assert_array_equal(few.fitted_N, few.predictions_N)
+    assert few.fitted_N is None
+    assert np.isnan(few.value("plcc_fit")) and few.value("plcc") == pytest.approx(1)
     assert statistics.fit_logistic(np.ones(10), np.arange(10.0)) is None
+    assert statistics.fit_logistic(np.arange(10.0), np.ones(10)) is None
 
 
 def test_corrected_t_test_against_the_formula():

@@ -1,8 +1,9 @@
 """Whether two evaluations differ by more than chance.
 
-Both are looked at on the same resampled images of the same test parts, so that what is
-hard for both cancels. Two readings are given: a 95 % bootstrap interval over images of
-the difference, and, over several splits, the p-value of the corrected paired t-test.
+Both are computed on the same resampled images of the same test parts, so that images
+that are hard for both cancel. There are two measures: a 95 % bootstrap interval of the
+difference over images and, for several splits, the p-value of the corrected paired
+t-test.
 """
 
 import dataclasses
@@ -16,13 +17,13 @@ from arniqa_jax.evaluation.results import DatasetResult, Results
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Encoder B less encoder A on one dataset.
+    """The difference of encoder B from encoder A on one dataset.
 
     Attributes:
       name, title: of the dataset.
-      srcc, plcc: medians (A, B).
-      low, high: 95 % interval of the difference of the SRCCs.
-      p_value: over splits; None for a single split.
+      srcc, plcc: medians (A, B); NaN where undefined.
+      low, high: 95 % interval of the difference of the SRCCs; NaN where undefined.
+      p_value: over splits; None where fewer than two splits have both SRCCs.
     """
 
     name: str
@@ -35,13 +36,13 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out 0 and, over splits, p is below 0.05."""
-        outside = not self.low <= 0 <= self.high
+        """Whether 0 is outside the interval and, for several splits, p < 0.05."""
+        outside = self.low > 0 or self.high < 0
         return outside and (self.p_value is None or self.p_value < 0.05)
 
 
 def compare(a: Results, b: Results) -> list[Difference]:
-    """Compares two encoders on the datasets that both were evaluated on.
+    """Compare two encoders on the datasets that both were evaluated on.
 
     Raises:
       UsageError: there are none, or a dataset or its splits are not the same in both.
@@ -76,9 +77,11 @@ def _compare_dataset(a: DatasetResult, b: DatasetResult, seed: int) -> Differenc
     ]
     low, high = statistics.interval(medians[1] - medians[0])
     p_value = None
-    if len(a.tests) > 1:
+    differences_S = np.subtract(b.per_split["srcc"], a.per_split["srcc"])
+    differences_S = differences_S[~np.isnan(differences_S)]
+    if len(differences_S) > 1:
         p_value = statistics.corrected_t_test(
-            np.subtract(b.per_split["srcc"], a.per_split["srcc"]),
+            differences_S,
             train_images=a.tests[0].train_images,
             test_images=len(a.tests[0].indices),
         )

@@ -1,8 +1,9 @@
 """Figures of an evaluation: scatter, distortion manifold, best and worst, bars.
 
-Drawn without pyplot, so that nothing depends on a display or on global state.
+They are drawn without pyplot, so they need no display and change no global state.
 """
 
+import dataclasses
 import importlib.util
 import io
 import pathlib
@@ -20,7 +21,7 @@ from arniqa_jax.evaluation.results import DatasetResult, Results
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.files import write_atomically
 
-# Beyond this, t-SNE takes minutes and the points cover each other.
+# With more images t-SNE takes minutes and the points cover each other.
 _MANIFOLD_IMAGES = 3000
 _TSNE_STEPS = 1000
 _SHOWN = 16  # best and worst images
@@ -33,9 +34,9 @@ def write(
     extractor: DatasetExtractor,
     directory: pathlib.Path,
 ) -> None:
-    """Draws every figure of every dataset into a directory, made where missing.
+    """Draw every figure of every dataset into a directory, made if missing.
 
-    Of several processes all draw, as the features are read together, and one writes.
+    Every process draws, because the features are read together; process 0 writes.
 
     Args:
       results: of the evaluation.
@@ -61,21 +62,21 @@ def write(
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG, whole or not at all."""
+    """Write a figure as a PNG, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
     write_atomically(path, buffer.getvalue())
 
 
 def score_name(dataset: DatasetResult) -> str:
-    """What the scores are, for an axis."""
+    """Return what the scores are, for the label of an axis."""
     if dataset.kind == PROXY:
         return "SSIM to the original (proxy)"
     return "MOS" if dataset.higher_is_better else "DMOS (lower is better)"
 
 
 def scatter(dataset: DatasetResult) -> Figure:
-    """Prediction against opinion on the test part of the first split, with the fit."""
+    """Draw the scores over the predictions on the test part of the first split."""
     test = dataset.tests[0]
     scores = dataset.scores_N[test.indices]
     figure = Figure(figsize=(5, 4.5))
@@ -91,17 +92,30 @@ def scatter(dataset: DatasetResult) -> Figure:
         xlabel=f"predicted {score_name(dataset)}",
         ylabel=score_name(dataset),
         title=f"{dataset.title}: {len(scores):,} test images, "
-        f"SRCC {values['srcc']:.3f}, PLCC after the fit {values['plcc_fit']:.3f}",
+        f"SRCC {_shown(values['srcc'])}, PLCC after the fit "
+        f"{_shown(values['plcc_fit'])}",
     )
     axes.title.set_fontsize("medium")
     return figure
 
 
+def _shown(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
+
+
 def bars(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
-    """SRCC within each distortion type, with intervals; colour = group."""
+    """Draw the SRCC of each distortion type, with intervals; colour = group.
+
+    A type whose SRCC is undefined has no bar.
+    """
     subsets = dataset.by_type
-    figures = [subset.srcc for subset in subsets.values()]
-    # Where a part has few images, the median may lie outside its interval.
+    figures = [
+        subset.srcc
+        if not np.isnan(subset.srcc.median)
+        else dataclasses.replace(subset.srcc, median=0.0, low=0.0, high=0.0)
+        for subset in subsets.values()
+    ]
+    # The median may be outside its interval where a part has few images.
     errors = [
         (max(0.0, f.median - f.low), max(0.0, f.high - f.median)) for f in figures
     ]
@@ -138,7 +152,7 @@ def bars(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
 
 
 def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
-    """The test images predicted best and worst, with both scores."""
+    """Draw the test images with the best and the worst predictions."""
     indices, predictions = tested_images(dataset)
     order = np.argsort(predictions, kind="stable")
     if dataset.higher_is_better:
@@ -168,7 +182,7 @@ def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
 
 
 def tested_images(dataset: DatasetResult) -> tuple[np.ndarray, np.ndarray]:
-    """Images of any test part, and the mean prediction of the splits that tested it."""
+    """Return the images of any test part, and their mean predictions over splits."""
     total, count = np.zeros((2, len(dataset.scores_N)))
     for test in dataset.tests:
         total[test.indices] += test.predictions
@@ -178,7 +192,7 @@ def tested_images(dataset: DatasetResult) -> tuple[np.ndarray, np.ndarray]:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Every n-th pixel, which shows distortions better than averaging."""
+    """Return every n-th pixel, which shows distortions better than an average."""
     step = max(1, min(image.shape[:2]) // _THUMBNAIL)
     return image[::step, ::step]
 
@@ -186,7 +200,7 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 def manifolds(
     benchmark: Benchmark, extractor: DatasetExtractor, seed: int
 ) -> dict[str, Figure]:
-    """The features in two dimensions; colour = distortion, opacity = level."""
+    """Draw the features in two dimensions; colour = distortion, opacity = level."""
     features = extractor.dataset(benchmark)
     indices = features.readable(np.arange(len(benchmark)))
     if len(indices) > _MANIFOLD_IMAGES:
@@ -206,7 +220,7 @@ def _tsne(means_ND: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    # As usual for t-SNE: 50 components hold the distances and save most of the time.
+    # The usual 50 components keep the distances and save most of the time.
     components = min(50, *means_ND.shape)
     reduced = PCA(components, random_state=seed).fit_transform(means_ND)
     perplexity = min(30.0, (len(means_ND) - 1) / 3)

@@ -1,4 +1,4 @@
-"""What the evaluate command does: one evaluation, or the comparison of two."""
+"""The work of the evaluate command: one evaluation, or the comparison of two."""
 
 import pathlib
 
@@ -10,10 +10,17 @@ from arniqa_jax.evaluation import figures, gmad, loading, protocol, regressors, 
 from arniqa_jax.evaluation import results as result_files
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.workdir import Workdir
-from arniqa_jax.weights import encoders, model_directory
+from arniqa_jax.weights import encoders, evaluated, model_directory
 
 
-def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> None:
+def evaluate(
+    config: ConfigDict,
+    workdir: str,
+    model: str,
+    checkpoint: str,
+    *,
+    replace: bool | None = None,
+) -> None:
     """Evaluate one encoder and write the results.
 
     Args:
@@ -21,9 +28,19 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> N
       workdir: where features and results go.
       model: workdir or model directory of the encoder.
       checkpoint: which encoder of it.
+      replace: whether regressors that a model directory has are replaced by new ones
+        of the same name; None makes that an error.
+
+    Raises:
+      UsageError: the model has a regressor of one of the datasets, and `replace` is
+        None.
     """
-    encoder = encoders.load(model, checkpoint)
     benchmarks = _open_benchmarks(config)
+    of_model = pathlib.Path(model) / "regressors"
+    adds = model_directory.is_model_directory(pathlib.Path(model))
+    if adds and replace is None:
+        regressors.check_names([b.name for b in benchmarks], of_model)
+    encoder = encoders.load(model, checkpoint)
     place = Workdir(workdir)
     writes = jax.process_index() == 0
     options = {
@@ -43,22 +60,23 @@ def evaluate(config: ConfigDict, workdir: str, model: str, checkpoint: str) -> N
         directory = report.new_directory(place.results, results)
         if writes:
             report.write(results, directory, config.to_dict())
+            evaluated.write(directory, model, results.encoder)
             print(report.terminal_table(results))
         if config.evaluation.figures and not full_reference:
             extractor = DatasetExtractor(encoder, **options)
             figures.write(results, benchmarks, extractor, directory / "figures")
-        if writes and model_directory.is_model_directory(pathlib.Path(model)):
-            # Whoever passes the model on passes these on too.
-            place_of_model = pathlib.Path(model) / "regressors"
-            for name in regressors.add_missing(results, place_of_model):
-                print(f"regressor {name} added to {model}")
+        if writes and adds:
+            # The regressors are part of the model when it is passed on.
+            write = regressors.write_all if replace else regressors.write_missing
+            for name in write(results, of_model):
+                print(f"regressor {name} written to {model}")
         if writes:
             print(f"written to {directory}")
     agreement.wait_for_all("the evaluation is written")
 
 
 def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> None:
-    """Print two evaluations side by side, and draw the gMAD pairs where it can."""
+    """Print two evaluations side by side; with a config also draw the gMAD pairs."""
     results_a, results_b = result_files.load(a), result_files.load(b)
     print(report.side_by_side(results_a, results_b))
     if workdir is None:

@@ -56,7 +56,8 @@ def validate(
     disk, so that an interrupted validation goes on; those of the one before go.
 
     Returns:
-      The SRCC of each dataset by its name, and their `mean`.
+      The SRCC of each dataset by its name, and their `mean`. A median or mean is over
+      what is defined; NaN where nothing is.
     """
     directory = pathlib.Path(cache_dir) / "validation"
     extractor = DatasetExtractor(encoder, directory, crops, workers)
@@ -73,8 +74,9 @@ def validate(
             regressions.validation_srcc(split, np.array([alpha]))[0]
             for split in _readable(benchmark, features, ("train", "validation"))
         ]
-        figures[benchmark.name] = float(np.median(srcc_S))
-    return {**figures, "mean": float(np.mean(list(figures.values())))}
+        figures[benchmark.name] = float(np.median(statistics.defined(srcc_S)))
+    known = statistics.defined(list(figures.values()))
+    return {**figures, "mean": float(np.mean(known))}
 
 
 def evaluate(
@@ -245,17 +247,27 @@ def _evaluate_one(
 def _choose_and_test(
     regressions: _Regressions, splits: Sequence[Split], scores_N: np.ndarray
 ) -> tuple[int, float, tuple[TestPart, ...]]:
-    """The best penalty's index, its median validation SRCC, and the test parts."""
-    validation_SA, predictions_SAN = [], []
+    """Return the index of the best penalty, its validation SRCC and the test parts.
+
+    The best penalty has the highest median SRCC on the validation parts or, where every
+    SRCC is undefined (parts of one image, say), the lowest median RMSE there.
+    """
+    validation_SA, rmse_SA, predictions_SAN = [], [], []
     for split in splits:
         path = regressions.fit_path(split.train, ALPHAS)
         validated_AN = regressions.predict(path, split.validation)
         validation_SA.append(
             statistics.srcc_path(validated_AN, scores_N[split.validation])
         )
+        rmse_SA.append(
+            [statistics.rmse(row, scores_N[split.validation]) for row in validated_AN]
+        )
         predictions_SAN.append(regressions.predict(path, split.test))
-    median_A = np.median(validation_SA, axis=0)
-    best = int(np.argmax(median_A))
+    median_A = statistics.median_of_samples(np.array(validation_SA))
+    if np.isnan(median_A).all():
+        best = int(np.argmin(np.median(rmse_SA, axis=0)))
+    else:
+        best = int(np.nanargmax(median_A))
     tests = tuple(
         TestPart(split.test, predictions_AN[best], len(split.train))
         for split, predictions_AN in zip(splits, predictions_SAN, strict=True)

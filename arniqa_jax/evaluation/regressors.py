@@ -1,31 +1,62 @@
 """The regressors that an evaluation fits, written for scoring."""
 
 import pathlib
+from collections.abc import Iterable
 
+from arniqa_jax import errors
 from arniqa_jax.evaluation.results import Results
 from arniqa_jax.weights import regressors
 from arniqa_jax.weights.regressors import Regressor
 
 
-def write_all(results: Results, directory: pathlib.Path) -> None:
-    """Writes the regressor of each whole dataset; nothing in full-reference mode."""
-    for name, regressor in _from_results(results).items():
+def write_all(results: Results, directory: pathlib.Path) -> list[str]:
+    """Write the regressor of each whole dataset; return their names.
+
+    There is none in full-reference mode, and none of a dataset whose scores are all
+    equal.
+    """
+    fitted = _from_results(results)
+    for name, regressor in fitted.items():
         regressors.write(regressor, directory, name)
+    return list(fitted)
 
 
-def add_missing(results: Results, directory: pathlib.Path) -> list[str]:
-    """As `write_all`, but leaves alone what is there; returns the names it wrote."""
-    added = []
-    for name, regressor in _from_results(results).items():
-        if not (directory / f"{name}.json").exists():
-            regressors.write(regressor, directory, name)
-            added.append(name)
-    return added
+def write_missing(results: Results, directory: pathlib.Path) -> list[str]:
+    """Write as `write_all` does, but no name that exists; return the names written."""
+    fitted = _from_results(results)
+    for name in _existing(fitted, directory):
+        del fitted[name]
+    for name, regressor in fitted.items():
+        regressors.write(regressor, directory, name)
+    return list(fitted)
+
+
+def check_names(names: Iterable[str], directory: pathlib.Path) -> None:
+    """Raise an error if a model already has a regressor of one of these names.
+
+    Args:
+      names: of the datasets that are evaluated.
+      directory: `regressors` of a model directory.
+
+    Raises:
+      UsageError: names the regressors and the flags that settle it.
+    """
+    existing = _existing(names, directory)
+    if existing:
+        raise errors.UsageError(
+            f"{directory.parent} already has a regressor {', '.join(existing)}: "
+            f"--replace writes the new one over it, --noreplace keeps the old one (the "
+            f"results of the evaluation hold the new one in any case)"
+        )
+
+
+def _existing(names: Iterable[str], directory: pathlib.Path) -> list[str]:
+    return [name for name in names if (directory / f"{name}.json").exists()]
 
 
 def _from_results(results: Results) -> dict[str, Regressor]:
     if results.full_reference:
-        # It maps features that scoring without a reference has not.
+        # Scoring without a reference has not the features that it needs.
         return {}
     return {
         dataset.name: Regressor(
@@ -41,4 +72,5 @@ def _from_results(results: Results) -> dict[str, Regressor]:
             intercept=dataset.intercept,
         )
         for dataset in results.datasets
+        if not dataset.has_constant_scores
     }

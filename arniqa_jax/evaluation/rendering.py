@@ -8,15 +8,16 @@ from arniqa_jax.evaluation.results import Figure
 from arniqa_jax.evaluation.tables import Cell, Change, Table
 
 _WIDTH = 80  # columns of a terminal
+_UNDEFINED = "-"
 
 
 def to_text(table: Table) -> str:
-    """Aligned columns; at most 80 characters wide, the label shortened if need be."""
+    """Return aligned columns, at most 80 characters wide; long labels are shortened."""
     lines = [table.header, *(tuple(map(_print, row)) for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     spare = _WIDTH - sum(widths[1:]) - (len(widths) - 1)
     widths[0] = min(widths[0], max(spare, 8))
-    # Numbers to the right, words to the left; the header as its column.
+    # Numbers are aligned to the right, words to the left, a header like its column.
     numeric = [
         not any(isinstance(cell, str) for cell in column)
         for column in zip(*table.rows, strict=True)
@@ -34,7 +35,10 @@ def to_text(table: Table) -> str:
 
 
 def _print(cell: Cell) -> str:
-    """Three digits, `0.508 [0.41 0.60]` with an interval; nothing for NaN."""
+    """Return a cell as text: three digits, `0.508 [0.41 0.60]` with an interval.
+
+    NaN, a statistic that is undefined, is a dash; a cell without content is empty.
+    """
     match cell:
         case None:
             return ""
@@ -43,11 +47,13 @@ def _print(cell: Cell) -> str:
         case int():
             return f"{cell:,}"
         case float():
-            return "" if math.isnan(cell) else f"{cell:.3f}"
+            return _UNDEFINED if math.isnan(cell) else f"{cell:.3f}"
         case Figure(median=value):
             sign = "-"
         case Change(value=value):
             sign = "+"
+    if math.isnan(value):
+        return _UNDEFINED
     if math.isnan(cell.low):
         return f"{value:{sign}.3f}"
     return f"{value:{sign}.3f} [{cell.low:{sign}.2f} {cell.high:{sign}.2f}]"
@@ -64,7 +70,7 @@ def _wrap(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, the table, the notes as a list."""
+    """Return a heading, the table, and the notes as a list."""
 
     def row(cells):
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -79,7 +85,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `table` with booktabs rules, and the notes below it."""
+    """Return a `table` with booktabs rules and the notes below it."""
 
     def row(cells):
         return " & ".join(map(_escape, cells)) + r" \\"
@@ -102,7 +108,7 @@ def to_latex(table: Table) -> str:
     )
 
 
-# A backslash first, or it would escape the others' own.
+# `translate` replaces each character once, so the new backslashes stay.
 _LATEX = {"\\": r"\textbackslash{}"} | {c: "\\" + c for c in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -112,7 +118,10 @@ def _escape(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """All digits; an interval in two columns of its own, `_low` and `_high`."""
+    """Return all digits, an interval in two more columns, `_low` and `_high`.
+
+    A statistic that is undefined is an empty cell.
+    """
     with_interval = [
         any(isinstance(cell, Figure | Change) for cell in column)
         for column in zip(*table.rows, strict=True)

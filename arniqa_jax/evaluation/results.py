@@ -1,8 +1,8 @@
-"""What an evaluation finds: plain data, written to and read from a directory.
+"""The results of an evaluation: plain data, written to and read from a directory.
 
-`results.json` holds every figure; `predictions.npz` the predictions on the test parts
-with the scores beside them, which is what comparing two runs needs. Neither is a
-pickle.
+`results.json` holds every statistic. `predictions.npz` holds the predictions on the
+test parts and the scores, which a comparison of two evaluations needs. Neither is a
+pickle. A statistic that is undefined is NaN here and null in `results.json`.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from arniqa_jax import errors
+from arniqa_jax.evaluation import statistics
 from arniqa_jax.storage.files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -24,9 +25,10 @@ _PACKAGES = ("arniqa_jax", "jax", "flax", "numpy", "scipy", "scikit-learn", "pil
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure over the splits, with its 95 % bootstrap interval over images.
+    """A statistic over the splits, with its 95 % bootstrap interval over images.
 
-    `low` and `high` bound the median; NaN where the test part is too small.
+    `median`, `mean` and `std` are over the splits where the statistic is defined, and
+    NaN where there are none. `low` and `high` bound the median.
     """
 
     median: float
@@ -38,7 +40,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """The figures of one distortion type or group; `images` over all test parts."""
+    """The statistics of a distortion type or group; `images` over all test parts."""
 
     images: int
     srcc: Figure
@@ -47,7 +49,7 @@ class Subset:
 
 @dataclasses.dataclass(frozen=True)
 class TestPart:
-    """Indices of the test images of a split, in the dataset, and their predictions.
+    """The test images of a split, as indices in the dataset, and their predictions.
 
     Predictions are in the unit and direction of the dataset's scores.
     """
@@ -69,9 +71,9 @@ class DatasetResult:
       images: number of images that were used.
       fingerprint: of names, scores and splits.
       alpha: the penalty with the highest median SRCC on the validation parts.
-      validation_srcc: that SRCC.
+      validation_srcc: that SRCC; NaN if undefined, when `alpha` has the lowest RMSE.
       figures: a `Figure` for each of `statistics.METRICS`.
-      per_split: the same figures, split by split.
+      per_split: the same statistics, split by split; NaN where undefined.
       by_type, by_group: `Subset` per distortion type and group.
       efficiency: SRCC by the share of the training part, `0.1` to `1.0`; or empty.
       tests: the test parts, split by split.
@@ -102,6 +104,11 @@ class DatasetResult:
     scores_N: np.ndarray
     weights_D: np.ndarray
     intercept: float
+
+    @property
+    def has_constant_scores(self) -> bool:
+        """Whether all scores are equal, so that nothing can be learned from them."""
+        return statistics.is_constant(self.scores_N)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +146,7 @@ class Results:
     cross: tuple[CrossResult, ...]
 
     def dataset(self, name: str) -> DatasetResult:
+        """Return the result of the dataset of this name."""
         return next(d for d in self.datasets if d.name == name)
 
 
@@ -147,7 +155,7 @@ _ARRAYS = ("tests", "image_names", "scores_N", "weights_D", "intercept")
 
 
 def to_json(results: Results, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The figures as plain data; NaN, which JSON has not, becomes null."""
+    """Return the statistics as plain data; NaN, which JSON lacks, becomes None."""
     datasets = []
     for dataset in results.datasets:
         fields = dataclasses.asdict(dataclasses.replace(dataset, tests=()))
@@ -180,7 +188,7 @@ def _without_nan(value):
 def save(
     results: Results, directory: pathlib.Path, config: dict[str, Any] | None = None
 ) -> None:
-    """Writes `results.json` and `predictions.npz`."""
+    """Write `results.json` and `predictions.npz` to a directory, made if missing."""
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for dataset in results.datasets:
@@ -201,14 +209,14 @@ def save(
 
 
 def load(directory: str | os.PathLike) -> Results:
-    """Reads what `save` wrote.
+    """Read what `save` wrote.
 
     Args:
       directory: the one with `results.json`, or a workdir with one result in it.
 
     Raises:
-      UsageError: there is none, or more than one.
-      ArniqaError: it is of another version, or damaged.
+      UsageError: there is no result, or more than one.
+      ArniqaError: the result is of another version, or damaged.
     """
     directory = _find(pathlib.Path(directory))
     try:
@@ -263,6 +271,11 @@ def _load_dataset(data: dict[str, Any], arrays) -> DatasetResult:
         **{
             **data,
             "score_range": tuple(data["score_range"]),
+            "validation_srcc": _number(data["validation_srcc"]),
+            "per_split": {
+                metric: [_number(value) for value in values]
+                for metric, values in data["per_split"].items()
+            },
             "figures": _figures(data["figures"]),
             "efficiency": _figures(data["efficiency"]),
             "by_type": {k: _subset(v) for k, v in data["by_type"].items()},
@@ -281,7 +294,11 @@ def _figures(data: dict[str, dict]) -> dict[str, Figure]:
 
 
 def _figure(values: dict[str, float | None]) -> Figure:
-    return Figure(**{k: float("nan") if v is None else v for k, v in values.items()})
+    return Figure(**{name: _number(value) for name, value in values.items()})
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _subset(data: dict[str, Any]) -> Subset:

@@ -1,8 +1,11 @@
-"""Agreement of predictions with opinion scores, and how far to trust the figure.
+"""Agreement of predictions with opinion scores, and its bootstrap intervals.
 
-SRCC and KRCC compare orders and need no fit; PLCC and RMSE are given both raw and
-after the customary 4-parameter logistic fit. Predictions that are all equal carry no
-order: their correlation counts as 0.
+SRCC and KRCC compare orders and need no fit. PLCC and RMSE are computed both raw and
+after the usual 4-parameter logistic fit.
+
+A statistic that is undefined is NaN, never a number. A correlation is undefined for
+fewer than three images and where the predictions or the scores are constant; a
+statistic after the fit is undefined where there is no fit.
 
 Shapes: N images, R bootstrap replicates.
 """
@@ -19,41 +22,62 @@ import scipy.stats
 METRICS = ("srcc", "plcc", "krcc", "rmse", "plcc_fit", "rmse_fit")
 # Bootstrap replicates: the ends of an interval are then good to about 0.1 of its width.
 REPLICATES = 1000
+# A correlation of fewer images is undefined.
+FEWEST_IMAGES = 3
+# Values that differ by less than this fraction of the largest differ by rounding alone.
+_ROUNDING = 1e-12
+
+
+def is_constant(x_N) -> bool:
+    """Return whether all values are equal, up to the rounding of float64."""
+    x_N = np.asarray(x_N, np.float64)
+    return not len(x_N) or np.ptp(x_N) <= _ROUNDING * np.abs(x_N).max()
 
 
 def srcc(x_N, y_N) -> float:
-    """Spearman's rank correlation, ties by average ranks; 0 for a constant input."""
-    return plcc(scipy.stats.rankdata(x_N), scipy.stats.rankdata(y_N))
+    """Return Spearman's rank correlation, ties by average ranks; NaN if undefined."""
+    if _is_undefined(x_N, y_N):
+        return float("nan")
+    return _pearson(scipy.stats.rankdata(x_N), scipy.stats.rankdata(y_N))
 
 
 def plcc(x_N, y_N) -> float:
-    """Pearson's correlation; 0 for a constant input."""
-    x_N = np.asarray(x_N, np.float64) - np.mean(x_N)
-    y_N = np.asarray(y_N, np.float64) - np.mean(y_N)
-    norm = np.linalg.norm(x_N) * np.linalg.norm(y_N)
-    return float(np.clip(x_N @ y_N / norm, -1.0, 1.0)) if norm > 0 else 0.0
+    """Return Pearson's correlation; NaN if undefined."""
+    return float("nan") if _is_undefined(x_N, y_N) else _pearson(x_N, y_N)
 
 
 def krcc(x_N, y_N) -> float:
-    """Kendall's tau-b; 0 for a constant input."""
-    if np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
-        return 0.0
+    """Return Kendall's tau-b; NaN if undefined."""
+    if _is_undefined(x_N, y_N):
+        return float("nan")
     return float(scipy.stats.kendalltau(x_N, y_N).statistic)
 
 
 def rmse(x_N, y_N) -> float:
-    """Root mean squared difference, in the unit of the scores."""
+    """Return the root mean squared difference, in the unit of the scores."""
     return float(np.sqrt(np.mean((np.asarray(x_N) - np.asarray(y_N)) ** 2)))
 
 
+def _is_undefined(x_N, y_N) -> bool:
+    return len(x_N) < FEWEST_IMAGES or is_constant(x_N) or is_constant(y_N)
+
+
+def _pearson(x_N, y_N) -> float:
+    x_N = np.asarray(x_N, np.float64) - np.mean(x_N)
+    y_N = np.asarray(y_N, np.float64) - np.mean(y_N)
+    norm = np.linalg.norm(x_N) * np.linalg.norm(y_N)
+    return float(np.clip(x_N @ y_N / norm, -1.0, 1.0))
+
+
 def logistic(x_N, b1, b2, b3, b4) -> np.ndarray:
-    """y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), the 4-parameter logistic."""
+    """Return y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), the 4-parameter fit."""
     return b2 + (b1 - b2) * scipy.special.expit((x_N - b3) / abs(b4))
 
 
 def _logistic_jacobian(x_N, b1, b2, b3, b4) -> np.ndarray:
-    # Differences, curve_fit's default, are 0 for a parameter of, say, 1e-16, as the
-    # mean of centred predictions is; the fit then stops before it has begun.
+    # By default curve_fit takes differences of the function. They are 0 where a
+    # parameter is as small as 1e-16, the mean of centred predictions, and the fit
+    # would stop at its start.
     z = (x_N - b3) / abs(b4)
     s = scipy.special.expit(z)
     slope = (b1 - b2) * s * (1 - s)
@@ -61,18 +85,18 @@ def _logistic_jacobian(x_N, b1, b2, b3, b4) -> np.ndarray:
 
 
 def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
-    """Fits the logistic from the customary start (VQEG).
+    """Fit the logistic from the usual start (VQEG).
 
     Returns:
-      The four parameters, or None where there is nothing to fit: fewer than five
-      images, constant predictions, or a fit that does not converge.
+      The four parameters, or None where there is no fit: fewer than five images,
+      constant predictions or scores, or a fit that does not converge.
     """
-    spread = np.std(predictions_N)
-    if len(predictions_N) < 5 or spread == 0:
+    if len(predictions_N) < 5 or _is_undefined(predictions_N, scores_N):
         return None
+    spread = np.std(predictions_N)
     start = (np.max(scores_N), np.min(scores_N), np.mean(predictions_N), spread)
     try:
-        # Only the covariance, which is not used, may be undetermined or overflow.
+        # The covariance, which is not used, may be undetermined or overflow.
         with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)
             parameters, _ = scipy.optimize.curve_fit(
@@ -89,39 +113,42 @@ def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
 
 
 def srcc_path(predictions_AN, scores_N) -> np.ndarray:
-    """`srcc` of each row of predictions (A, N); returns (A,)."""
-    ranks = scipy.stats.rankdata(scores_N)
-    return np.array([plcc(scipy.stats.rankdata(row), ranks) for row in predictions_AN])
+    """Return the `srcc` of each row of predictions (A, N), as (A,)."""
+    return np.array([srcc(row, scores_N) for row in predictions_AN])
 
 
 class Agreement:
-    """Predictions beside opinion scores: every figure, and its bootstrap samples."""
+    """Predictions and opinion scores: every statistic and its bootstrap samples."""
 
     def __init__(self, predictions_N: np.ndarray, scores_N: np.ndarray):
-        """For one score per prediction, both float64."""
+        """Take one score for each prediction, both float64."""
         self.predictions_N = predictions_N
         self.scores_N = scores_N
 
     @functools.cached_property
-    def fitted_N(self) -> np.ndarray:
-        """The predictions through the logistic fit, or as they are without one."""
+    def fitted_N(self) -> np.ndarray | None:
+        """The predictions after the logistic fit; None where there is no fit."""
         parameters = fit_logistic(self.predictions_N, self.scores_N)
         if parameters is None:
-            return self.predictions_N
+            return None
         return logistic(self.predictions_N, *parameters)
 
     def value(self, metric: str) -> float:
-        """A figure of METRICS."""
+        """Return a statistic of METRICS; NaN where it is undefined."""
         kind, _, fit = metric.partition("_")
         function = {"srcc": srcc, "plcc": plcc, "krcc": krcc, "rmse": rmse}[kind]
-        return function(self.fitted_N if fit else self.predictions_N, self.scores_N)
+        x_N = self.fitted_N if fit else self.predictions_N
+        return float("nan") if x_N is None else function(x_N, self.scores_N)
 
     def bootstrap(self, metric: str, counts_RN: np.ndarray) -> np.ndarray:
-        """The figure of every replicate, as if images were repeated; (R,).
+        """Return the statistic of every replicate, as if images were repeated; (R,).
 
-        The logistic fit is that of all images. NaN where a replicate has no spread.
+        The logistic fit is that of all images. A replicate is NaN where its statistic
+        is undefined, and all are NaN where that of all images is.
         """
         kind, _, fit = metric.partition("_")
+        if np.isnan(self.value(metric)):
+            return np.full(len(counts_RN), np.nan)
         x_N = self.fitted_N if fit else self.predictions_N
         function = {
             "srcc": _bootstrap_srcc,
@@ -141,7 +168,7 @@ class Agreement:
 def resampling_counts(
     seed: int, images: int, replicates: int | None = None
 ) -> np.ndarray:
-    """Draws how often each image occurs in each bootstrap replicate: (R, N) int32."""
+    """Draw how often each image occurs in each bootstrap replicate: (R, N) int32."""
     rng = np.random.default_rng(seed)
     share = np.full(images, 1 / images)
     size = REPLICATES if replicates is None else replicates
@@ -149,15 +176,29 @@ def resampling_counts(
 
 
 def median_of_samples(samples_SR) -> np.ndarray:
-    """The median over splits of every replicate, (R,); NaN where no split has one."""
+    """Return the median over splits of every replicate, (R,).
+
+    Splits where it is undefined are left out; NaN where it is undefined in all.
+    """
     medians_R = np.full(samples_SR.shape[1], np.nan)
     usable = ~np.isnan(samples_SR).all(axis=0)
     medians_R[usable] = np.nanmedian(samples_SR[:, usable], axis=0)
     return medians_R
 
 
+def defined(values) -> np.ndarray:
+    """Return the values that are not NaN; a single NaN where there are none.
+
+    So that a median or mean over splits is that of the splits where the statistic is
+    defined, and undefined where there are none.
+    """
+    values = np.asarray(values, np.float64)
+    known = values[~np.isnan(values)]
+    return known if len(known) else np.array([np.nan])
+
+
 def interval(samples_R) -> tuple[float, float]:
-    """The central 95 % of the samples that are numbers; NaN without any."""
+    """Return the central 95 % of the samples that are not NaN; NaN without any."""
     samples_R = samples_R[~np.isnan(samples_R)]
     if not len(samples_R):
         return float("nan"), float("nan")
@@ -166,10 +207,10 @@ def interval(samples_R) -> tuple[float, float]:
 
 
 def corrected_t_test(differences_S, train_images: int, test_images: int) -> float:
-    """Two-sided p-value that the mean difference over splits is 0.
+    """Return the two-sided p-value that the mean difference over splits is 0.
 
     The splits of one dataset overlap, so the plain paired t-test finds differences that
-    are not there. Nadeau and Bengio (2003) inflate the variance: the factor 1/S becomes
+    do not exist. Nadeau and Bengio (2003) inflate the variance: the factor 1/S becomes
     1/S + test/train.
     """
     differences_S = np.asarray(differences_S, np.float64)
@@ -218,13 +259,13 @@ def _bootstrap_krcc(x_N, y_N, counts_RN):
 
 
 def _weighted_ranks(values_N, counts_RN) -> np.ndarray:
-    # Average ranks with multiplicities: everything below, plus half of the own group.
+    # Average ranks with multiplicities: all lower values, plus half of the own group.
     groups_RG, group_of_N = _group_counts(values_N, counts_RN)
     return (np.cumsum(groups_RG, axis=1) - groups_RG / 2)[:, group_of_N]
 
 
 def _group_counts(values_N, counts_RN):
-    """How often each of the G distinct values occurs, (R, G), and the value of each."""
+    """Count each of the G distinct values, (R, G); and say which each image has."""
     distinct, group_of_N = np.unique(values_N, return_inverse=True)
     order = np.argsort(group_of_N, kind="stable")
     first = np.searchsorted(group_of_N[order], np.arange(len(distinct)))
@@ -234,14 +275,21 @@ def _group_counts(values_N, counts_RN):
 
 def _weighted_plcc(x_RN, y_RN, counts_RN) -> np.ndarray:
     weights = counts_RN / np.maximum(counts_RN.sum(1, keepdims=True), 1)
-    x = x_RN - (weights * x_RN).sum(1, keepdims=True)
-    y = y_RN - (weights * y_RN).sum(1, keepdims=True)
+    x, variance_x = _centre(x_RN, weights)
+    y, variance_y = _centre(y_RN, weights)
     covariance = (weights * x * y).sum(1)
-    norm = np.sqrt((weights * x * x).sum(1) * (weights * y * y).sum(1))
-    return _divide(covariance, norm)
+    return _divide(covariance, np.sqrt(variance_x * variance_y))
+
+
+def _centre(x_RN, weights_RN):
+    """Return the values less their means, and the variances, 0 if of rounding alone."""
+    centred_RN = x_RN - (weights_RN * x_RN).sum(1, keepdims=True)
+    variance_R = (weights_RN * centred_RN * centred_RN).sum(1)
+    scale_R = (weights_RN * x_RN * x_RN).sum(1)
+    return centred_RN, np.where(variance_R > _ROUNDING**2 * scale_R, variance_R, 0.0)
 
 
 def _divide(numerator_R, denominator_R) -> np.ndarray:
-    """NaN where the denominator is 0: a replicate of one image, say."""
+    """Return the quotients; NaN where the denominator is 0."""
     out = np.full(len(numerator_R), np.nan)
     return np.divide(numerator_R, denominator_R, out=out, where=denominator_R > 0)

@@ -1,4 +1,4 @@
-"""Figures over the splits of a dataset, with bootstrap intervals over its images.
+"""Statistics over the splits of a dataset, with bootstrap intervals over its images.
 
 Shapes: N images of a dataset, S splits, R bootstrap replicates.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from arniqa_jax.evaluation import statistics
 from arniqa_jax.evaluation.results import Figure, Subset, TestPart
 
-# Below this number of test images a correlation means nothing.
+# A distortion type with fewer images in a test part is left out of its statistics.
 _FEWEST_IMAGES = 4
 
 
@@ -18,12 +18,12 @@ class Resampling:
     """One bootstrap over the images of a dataset, shared by its splits and subsets."""
 
     def __init__(self, seed: int, pool: np.ndarray):
-        """For images among `pool`, sorted."""
+        """Draw the replicates of the images in `pool`, sorted indices."""
         self._pool = pool
         self._counts_RN = statistics.resampling_counts(seed, len(pool))
 
     def counts(self, indices: np.ndarray) -> np.ndarray:
-        """How often each image occurs in each replicate, (R, len(indices))."""
+        """Return how often each image is in each replicate, (R, len(indices))."""
         return self._counts_RN[:, np.searchsorted(self._pool, indices)]
 
 
@@ -33,11 +33,14 @@ def figures(
     resampling: Resampling,
     metrics: Sequence[str],
 ) -> dict[str, Figure]:
-    """Median, mean and spread over splits; interval of the median over images."""
+    """Return median, mean and spread over splits, with an interval over images.
+
+    Splits where a statistic is undefined are left out of its median, mean and spread.
+    """
     agreements = _agreements(tests, scores_N)
     found = {}
     for metric in metrics:
-        values_S = [agreement.value(metric) for agreement in agreements]
+        values_S = statistics.defined([a.value(metric) for a in agreements])
         samples_SR = _samples(agreements, tests, resampling, metric)
         low, high = statistics.interval(statistics.median_of_samples(samples_SR))
         found[metric] = Figure(
@@ -51,12 +54,12 @@ def figures(
 
 
 def samples(tests, scores_N, resampling: Resampling, metric: str) -> np.ndarray:
-    """Bootstrap samples of a figure, (S, R)."""
+    """Return the bootstrap samples of a statistic, (S, R)."""
     return _samples(_agreements(tests, scores_N), tests, resampling, metric)
 
 
 def per_split(tests, scores_N) -> dict[str, list[float]]:
-    """Every figure, split by split."""
+    """Return every statistic, split by split; NaN where it is undefined."""
     agreements = _agreements(tests, scores_N)
     return {m: [a.value(m) for a in agreements] for m in statistics.METRICS}
 
@@ -82,7 +85,7 @@ def by_label(
     scores_N: np.ndarray,
     resampling: Resampling,
 ) -> dict[str, Subset]:
-    """SRCC and PLCC within each distortion type or group, in order of appearance."""
+    """Return SRCC and PLCC of each distortion type or group, in order of appearance."""
     subsets = {}
     for label in dict.fromkeys(labels):
         chosen_N = np.asarray(labels) == label

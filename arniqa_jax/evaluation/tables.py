@@ -1,8 +1,8 @@
-"""Tables of an evaluation: which figures stand in which row and column.
+"""The tables of an evaluation: which statistic is in which row and column.
 
-Cells are values; `rendering` turns them into text. `*` marks a dataset
-that is not complete, `proxy` stands beside what is no opinion, and quoted figures are
-in columns that say so.
+Cells are values; `rendering` turns them into text. `*` marks a dataset that is not
+complete, `proxy` marks scores that are not opinions, and published values are in
+columns that say so.
 """
 
 import dataclasses
@@ -11,24 +11,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from arniqa_jax.datasets.labelled import AUTHENTIC, PROXY, SYNTHETIC
-from arniqa_jax.evaluation import published
+from arniqa_jax.evaluation import published, statistics
 from arniqa_jax.evaluation.comparison import Difference
 from arniqa_jax.evaluation.results import DatasetResult, Figure, Results, Subset
 
 # Datasets of each average of the published tables.
 _AVERAGED = {SYNTHETIC: 4, AUTHENTIC: 2, "all": 6}
+# A test part with fewer images is named below the main table.
+_FEW_IMAGES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A difference, printed with its sign; with an interval where there is one."""
+    """A difference, printed with its sign and with its interval if there is one."""
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
 
 
-# None is a cell with nothing in it.
+# None is an empty cell; NaN is a statistic that is undefined.
 Cell = str | int | float | Figure | Change | None
 
 
@@ -56,7 +58,7 @@ def _label(dataset: DatasetResult) -> str:
 
 
 def within(results: Results) -> Table:
-    """The main table: every dataset on its own splits."""
+    """Return the main table: every dataset on its own splits."""
     rows = [
         (
             _label(dataset),
@@ -84,7 +86,7 @@ def within(results: Results) -> Table:
 
 
 def averages(results: Results) -> list[tuple[str, int, float, float]]:
-    """(name, datasets, SRCC, PLCC): means over the sets of the published averages."""
+    """Return (name, datasets, SRCC, PLCC): means over the published sets."""
     found = []
     for name in _AVERAGED:
         datasets = [
@@ -103,6 +105,7 @@ def _notes(results: Results):
     for dataset in results.datasets:
         if dataset.note:
             yield f"* {dataset.title}: {dataset.note}"
+        yield from (f"{dataset.title}: {doubt}" for doubt in _doubts(dataset))
         if dataset.kind == PROXY:
             yield (
                 f"{dataset.title}: SSIM to the original stands in for opinions; the "
@@ -114,8 +117,32 @@ def _notes(results: Results):
         yield f"{dataset.title}: {splits}, {dataset.split_origin}"
 
 
+def _doubts(dataset: DatasetResult):
+    """Yield why statistics of a dataset are undefined or uncertain."""
+    if dataset.has_constant_scores:
+        score = dataset.scores_N[0]
+        yield f"every score is {score:g}, so no regressor is saved"
+    smallest = min(len(test.indices) for test in dataset.tests)
+    if smallest < _FEW_IMAGES:
+        images = "1 image" if smallest == 1 else f"{smallest} images"
+        yield f"a test part has only {images}: too few for a reliable figure"
+    undefined = int(np.isnan(dataset.per_split["srcc"]).sum())
+    others = "; medians are over the others" if undefined < len(dataset.tests) else ""
+    if undefined:
+        yield (
+            f"correlations are undefined (-) in {undefined} of {len(dataset.tests)} "
+            f"test parts (constant scores or predictions, or fewer than "
+            f"{statistics.FEWEST_IMAGES} images){others}"
+        )
+    if np.isnan(dataset.validation_srcc):
+        yield (
+            "alpha is the one with the lowest RMSE on the validation parts, whose SRCC "
+            "is undefined"
+        )
+
+
 def spread(results: Results) -> Table:
-    """Every figure with mean and spread over the splits."""
+    """Return every statistic with its mean and spread over the splits."""
     rows = [
         (_label(dataset), metric, figure, figure.mean, figure.std)
         for dataset in results.datasets
@@ -131,7 +158,7 @@ def spread(results: Results) -> Table:
 
 
 def quoted(results: Results) -> Table | None:
-    """Published figures of the complete datasets at hand, ours beside them."""
+    """Return the published figures of the complete datasets beside ours."""
     ours = {
         d.name: (d.title, d.figures["srcc"].median, d.figures["plcc"].median)
         for d in results.datasets
@@ -152,7 +179,7 @@ def quoted(results: Results) -> Table | None:
 
 
 def distortions(results: Results) -> Table | None:
-    """SRCC and PLCC per distortion type and group."""
+    """Return SRCC and PLCC per distortion type and group; None without types."""
     rows = [
         (_label(dataset), kind, name, *_subset(subset))
         for dataset in results.datasets
@@ -175,7 +202,7 @@ def _subset(subset: Subset) -> tuple[Cell, ...]:
 
 
 def cross(results: Results) -> Table | None:
-    """One dataset's regressor on another, in the form of the published table."""
+    """Return the SRCC of each regressor on the other datasets, as published."""
     titles = {d.name: _label(d) for d in results.datasets}
     quotes = [published.CROSS.get((pair.train, pair.test)) for pair in results.cross]
     if not quotes:
@@ -206,7 +233,7 @@ def cross(results: Results) -> Table | None:
 
 
 def efficiency(results: Results) -> Table | None:
-    """SRCC by the share of the training part."""
+    """Return the SRCC by the fraction of the training part; None without any."""
     with_curve = [d for d in results.datasets if d.efficiency]
     if not with_curve:
         return None
@@ -224,7 +251,7 @@ def efficiency(results: Results) -> Table | None:
 
 
 def comparison(a: Results, b: Results, differences: Sequence[Difference]) -> Table:
-    """Two encoders side by side."""
+    """Return the table of two encoders side by side."""
     rows = [
         (
             _label(a.dataset(d.name)),

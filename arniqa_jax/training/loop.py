@@ -278,8 +278,8 @@ class _Run:
             path = self._workdir.pictures / f"pairs_{step:06d}.png"
             pictures.pairs(path, here.images, here.chains)
 
-    def _validate(self, state: TrainState, step: int) -> float:
-        """Mean SRCC over the validation splits, logged."""
+    def _validate(self, state: TrainState, step: int) -> float | None:
+        """Return the mean SRCC on the validation splits; None if it is undefined."""
         # Here and below, as SciPy takes a second to import: not before the first step.
         from arniqa_jax.evaluation import protocol
 
@@ -296,7 +296,7 @@ class _Run:
             workers=self._config.data.workers,
         )
         self._log.evaluation(step, "validation", values)
-        return values["mean"]
+        return None if math.isnan(values["mean"]) else values["mean"]
 
     def _test(self) -> None:
         """Evaluates the best checkpoint; beside the untrained encoder, where random."""

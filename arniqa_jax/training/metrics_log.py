@@ -6,6 +6,7 @@ that at the end it has every step once, as if the run had never been interrupted
 
 import functools
 import json
+import math
 import pathlib
 import sys
 import time
@@ -91,9 +92,16 @@ class MetricsLog:
         self._bar.update(step - self._bar.n)
 
     def evaluation(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Records SRCCs by dataset; `kind` is `validation` or `test`."""
-        self._write({"step": step, kind: values})
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        """Record SRCCs by dataset; `kind` is `validation` or `test`.
+
+        NaN, an SRCC that is undefined, is written as null.
+        """
+        known = {n: None if math.isnan(v) else v for n, v in values.items()}
+        self._write({"step": step, kind: known})
+        shown = ", ".join(
+            f"{name} undefined" if value is None else f"{name} {value:.4f}"
+            for name, value in known.items()
+        )
         logging.info("step %d: %s SRCC: %s", step, kind, shown)
 
     def _write(self, line: dict) -> None:
@@ -135,7 +143,7 @@ def _scalars(line: dict) -> dict[str, float]:
     flat = {}
     for name, value in line.items():
         if isinstance(value, dict):
-            flat |= {f"{name}/{key}": v for key, v in value.items()}
+            flat |= {f"{name}/{key}": v for key, v in value.items() if v is not None}
         elif name != "step":
             flat[f"train/{name}"] = value
     return flat

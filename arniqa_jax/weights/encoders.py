@@ -17,7 +17,7 @@ from arniqa_jax import errors
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import resnet, simclr
 from arniqa_jax.storage import cache, checkpoints, workdir
-from arniqa_jax.weights import model_directory
+from arniqa_jax.weights import evaluated, model_directory
 
 # Batches that the statistics of the untrained encoder are taken from, at most.
 _CALIBRATION_BATCHES = 50
@@ -42,6 +42,11 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
     """
     if model_directory.is_model_directory(pathlib.Path(path)):
         return model_directory.read_encoder(pathlib.Path(path))
+    if not os.path.exists(os.path.join(path, "config.json")):
+        # A directory with evaluations of a model that is elsewhere.
+        recorded = evaluated.find(pathlib.Path(path))
+        if recorded is not None:
+            return load(*recorded)
     config = workdir.read_config(path)
     if checkpoint == "untrained":
         return untrained(config)

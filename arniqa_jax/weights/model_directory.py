@@ -139,9 +139,9 @@ def find_regressors(directory: pathlib.Path, encoder: Encoder) -> dict[str, Regr
     """The regressors for an encoder, by name.
 
     Args:
-      directory: a model directory, all regressors of which have to fit, or a workdir,
-        where evaluations of other checkpoints lie beside; of several evaluations of
-        this encoder the last one counts.
+      directory: a model directory, all regressors of which have to fit; or a workdir,
+        which may also have evaluations of other checkpoints, and where the last
+        evaluation of this encoder counts; or the directory of one evaluation.
       encoder: the encoder that was read from it.
 
     Raises:
@@ -159,7 +159,8 @@ def find_regressors(directory: pathlib.Path, encoder: Encoder) -> dict[str, Regr
                     "or fit it again with arniqa_jax.evaluate"
                 )
         return found
-    evaluations = (directory / "results").glob(f"*/{_REGRESSORS}")
+    evaluations = [*directory.glob(_REGRESSORS)]
+    evaluations += directory.glob(f"results/*/{_REGRESSORS}")
     found = {}
     for evaluation in sorted(evaluations, key=lambda path: path.stat().st_mtime):
         found |= {

@@ -1,0 +1,59 @@
+"""Which encoder an evaluation used, recorded beside the regressors that it fitted.
+
+An evaluation of `--model=RUN` may write to another directory, which then has regressors
+but no encoder. The record lets scoring find the encoder of such a directory.
+"""
+
+import json
+import os
+import pathlib
+
+from arniqa_jax import errors
+from arniqa_jax.storage.files import write_atomically
+
+_FILE = "encoder.json"
+
+
+def write(directory: pathlib.Path, model: str | os.PathLike, encoder: str) -> None:
+    """Record the encoder of an evaluation.
+
+    Args:
+      directory: of the results, which holds `regressors/`.
+      model: workdir or model directory of the encoder.
+      encoder: its name: `step N`, `untrained`, or that of a model directory.
+    """
+    checkpoint = encoder.removeprefix("step ")
+    record = {"model": os.path.abspath(model), "checkpoint": checkpoint}
+    write_atomically(directory / _FILE, json.dumps(record, indent=1) + "\n")
+
+
+def find(directory: pathlib.Path) -> tuple[str, str] | None:
+    """Return the model and the checkpoint of the last evaluation in a directory.
+
+    Args:
+      directory: that of one evaluation, or a workdir with evaluations below `results`.
+
+    Returns:
+      None where the directory has no record.
+
+    Raises:
+      CheckpointError: the record is damaged, or its model is gone.
+    """
+    records = [directory / _FILE, *directory.glob(f"results/*/{_FILE}")]
+    records = [path for path in records if path.is_file()]
+    if not records:
+        return None
+    last = max(records, key=lambda path: path.stat().st_mtime_ns)
+    try:
+        record = json.loads(last.read_text())
+        model, checkpoint = record["model"], record["checkpoint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.CheckpointError(
+            f"{last} is damaged ({error!r}): evaluate again"
+        ) from error
+    if not os.path.isdir(model):
+        raise errors.CheckpointError(
+            f"{last} names the model {model}, which is not there: evaluate again with "
+            f"--model=PATH of the model"
+        )
+    return model, checkpoint
