@@ -41,8 +41,8 @@ def test_command_says_what_it_wrote_and_what_it_left_out(written):
     folder, result = written
     output = folder / "data" / "kadis700k" / "1.0.0"
     assert result.stdout == f"7 photographs in {output}\n"
-    assert "Left out: " in result.stderr and "3.png: truncated" in result.stderr
-    assert "7 photographs written, 1 left out" in result.stderr
+    assert "skipped: " in result.stderr and "3.png: truncated" in result.stderr
+    assert "wrote 7 photographs, skipped 1" in result.stderr
     shards = [file for file in os.listdir(output) if "array_record" in file]
     assert len(shards) == 2
 

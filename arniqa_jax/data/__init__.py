@@ -1,1 +1,1 @@
-"""Photographs for pre-training, as pairs of crops; host only, no jax.numpy."""
+"""Photographs for pre-training, as pairs of crops; on the host, without jax.numpy."""

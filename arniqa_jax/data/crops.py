@@ -1,8 +1,8 @@
 """Half-scale images, random crops and windows.
 
-Images are uint8 NumPy arrays of shape (H, W, 3). A crop is always `size` x `size`
-pixels; whatever of it lies outside the image is zero. Sections 2 and 3 of the method
-define the offsets; both stem from the official PyTorch implementation.
+Images are uint8 NumPy arrays of shape (H, W, 3). A crop always has `size` x `size`
+pixels; pixels outside the image are zero. The offsets are drawn as in the official
+PyTorch implementation.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def half_scale(image: np.ndarray) -> np.ndarray:
-    """The whole image at half its size, bicubic with antialiasing.
+    """Return the whole image at half its size, resized bicubically with antialiasing.
 
     Args:
       image: uint8 (H, W, 3).
@@ -20,15 +20,15 @@ def half_scale(image: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     size = (max(1, width // 2), max(1, height // 2))
-    # Pillow widens the filter when it shrinks, which is the antialiasing.
+    # Pillow widens the filter when it reduces an image, which is the antialiasing.
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
-    """A crop at a uniformly drawn place.
+    """Return a crop at a uniformly drawn position.
 
-    Where a side is shorter than the crop the offset is 0, so that the zeros lie at
-    the bottom or at the right. Two numbers are drawn whatever the image's size.
+    If a side of the image is shorter than the crop, the offset is 0, so the zeros are
+    at the bottom or on the right. Two numbers are drawn for an image of any size.
 
     Args:
       rng: the source of the two offsets.
@@ -43,7 +43,10 @@ def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.nd
 
 
 def window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    """The square at (top, left), either of which may be negative; zeros outside."""
+    """Return the square of the image at (top, left), zero outside the image.
+
+    `top` and `left` may be negative.
+    """
     height, width = image.shape[:2]
     crop = np.zeros((size, size, 3), image.dtype)
     rows = slice(max(0, top), min(height, top + size))

@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
-# Archives made on a Mac bring this folder, which holds no images.
+# Archives made on a Mac contain this folder, which holds no images.
 _LEFT_OUT = "__MACOSX"
 
 

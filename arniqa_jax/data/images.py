@@ -1,4 +1,4 @@
-"""Decoding image files; the only place of the package that does so."""
+"""Decoding of image files. No other module of the package decodes images."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from arniqa_jax.errors import ImageError
 MAX_PIXELS = 200_000_000
 
 _ORIENTATION = 0x0112  # the EXIF tag
-# EXIF orientation -> exchange rows and columns, then reverse rows, reverse columns.
+# EXIF orientation -> whether to transpose, then to reverse rows, to reverse columns.
 _TURNS = {
     2: (False, False, True),
     3: (False, True, True),
@@ -33,23 +33,23 @@ def decode_image(
     apply_orientation: bool,
     name: str | None = None,
 ) -> np.ndarray:
-    """Decodes one image of any mode that Pillow reads.
+    """Return one image of any mode that Pillow reads, as RGB.
 
-    16-bit gray is scaled to 8 bits by its range (65535 becomes 255), floating point by
-    0..1 or, where it goes beyond 1, 0..255; transparency lies over black; of an
-    animation the first frame is taken. Pillow's warnings are not shown.
+    16-bit gray is scaled from 0..65535 to 0..255. Floating point is scaled from 0..1,
+    or from 0..255 if it has values above 1. Transparent images are composed over black.
+    Of an animation, the first frame is decoded. Pillow's warnings are suppressed.
 
     Args:
       file: a path, the encoded bytes or an open binary file.
-      apply_orientation: turn the image as its EXIF tag says.
-      name: what to call it in an error; a path by default.
+      apply_orientation: whether to turn the image as its EXIF tag says.
+      name: the name of the image in an error; by default the path.
 
     Returns:
       uint8 (H, W, 3), RGB.
 
     Raises:
-      ImageError: empty, not an image, truncated, beyond `MAX_PIXELS` or unreadable; the
-        message begins with the name.
+      ImageError: the file is empty, not an image, truncated, larger than `MAX_PIXELS`
+        or unreadable; the message begins with the name.
     """
     if name is None:
         is_path = isinstance(file, str | os.PathLike)
@@ -59,13 +59,14 @@ def decode_image(
         with _quiet_pillow, Image.open(stream) as image:
             return from_pillow(image, apply_orientation=apply_orientation)
     except Exception as error:
-        # Decoders raise whatever the damage makes of them (OSError, SyntaxError,
-        # struct.error, IndexError ...), and one bad file must not end a long run.
+        # Decoders raise many types of error for damaged files (OSError, SyntaxError,
+        # struct.error, IndexError ...). All become an ImageError, because one bad file
+        # must not end a long run.
         raise ImageError(f"{name}: {_reason(error, stream)}") from error
 
 
 def from_pillow(image: Image.Image, *, apply_orientation: bool) -> np.ndarray:
-    """Converts an open image as `decode_image` does; raises what Pillow raises."""
+    """Return an open image as `decode_image` does; raise what Pillow raises."""
     image.load()
     pixels = _to_rgb(image)
     orientation = image.getexif().get(_ORIENTATION, 1)
@@ -100,7 +101,7 @@ def _reason(error: Exception, stream: str | os.PathLike | BinaryIO) -> str:
         empty = not (
             os.path.getsize(stream) if is_path else stream.seek(0, io.SEEK_END)
         )
-        return "empty file" if empty else "not an image, or of no format that we read"
+        return "empty file" if empty else "not an image, or of an unknown format"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, OSError) and error.strerror:
@@ -108,21 +109,21 @@ def _reason(error: Exception, stream: str | os.PathLike | BinaryIO) -> str:
     if "truncated" in str(error).lower():
         return f"truncated: {one_line(error)}"
     if "decoder object" in str(error):
-        # All that Pillow says of a WebP whose data are not what its header says.
+        # Pillow gives no other reason for a WebP whose data do not match its header.
         return "truncated or damaged"
     return f"unreadable: {one_line(error)}"
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error, or its type where it has none."""
+    """Return the message of an error on one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class _QuietPillow(contextlib.AbstractContextManager):
-    """Our limit of pixels and no warnings, as long as any thread is decoding.
+    """Context manager: our limit of pixels, and no warnings, while any thread decodes.
 
-    Both settings belong to the process, so they are made by the first thread that
-    enters and undone by the last that leaves.
+    Both settings belong to the process. The first thread that enters sets them, and the
+    last thread that leaves restores them.
     """
 
     def __init__(self):
@@ -136,7 +137,8 @@ class _QuietPillow(contextlib.AbstractContextManager):
                 self._warnings.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 self._limit = Image.MAX_IMAGE_PIXELS
-                # Pillow warns from its limit on, and refuses from twice that on.
+                # Pillow warns above its limit and raises an error above twice its
+                # limit.
                 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
             self._threads += 1
 

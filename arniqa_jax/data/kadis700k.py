@@ -1,7 +1,7 @@
-"""Writes the pristine photographs of KADIS-700k into sharded ArrayRecord.
+"""Write the pristine photographs of KADIS-700k into sharded ArrayRecord files.
 
 A pod reads a few large files faster than 140,000 small ones. The PNG files are stored
-as they are; one that cannot be decoded is left out and named.
+unchanged. A file that cannot be decoded is skipped, with a warning that names it.
 
     python -m arniqa_jax.data.kadis700k --source=KADIS700K --output=DATA
     python -m arniqa_jax.main ... --config.data.source=tfds:kadis700k \\
@@ -19,10 +19,10 @@ from arniqa_jax.errors import DatasetError, UsageError
 
 FLAGS = flags.FlagValues()
 SOURCE = flags.DEFINE_string(
-    "source", None, "The unpacked KADIS-700k: holds ref_imgs.", flag_values=FLAGS
+    "source", None, "Unpacked KADIS-700k; contains ref_imgs.", flag_values=FLAGS
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "The data_dir to write to.", flag_values=FLAGS
+    "output", None, "TFDS data_dir to write to.", flag_values=FLAGS
 )
 SHARDS = flags.DEFINE_integer(
     "shards", 0, "Number of files; 0 = by size.", lower_bound=0, flag_values=FLAGS
@@ -37,18 +37,18 @@ def main(arguments: list[str]) -> None:
 
 
 def write(source: str, output: str, *, shards: int = 0) -> tuple[str, int]:
-    """Prepares the TFDS dataset `kadis700k`; does nothing where it is there already.
+    """Write the TFDS dataset `kadis700k`, unless it exists already.
 
     Args:
-      source: folder that holds `ref_imgs`.
-      output: TFDS's data_dir; a bucket's path is one too.
-      shards: number of files, 0 to leave it to TFDS.
+      source: folder that contains `ref_imgs`.
+      output: data_dir of TFDS; may be a path in a bucket.
+      shards: number of files; 0 lets TFDS choose.
 
     Returns:
       The folder of the dataset and the number of photographs in it.
 
     Raises:
-      DatasetError: no PNG files in `ref_imgs`, or fewer than two that are readable.
+      DatasetError: `ref_imgs` has no PNG files, or fewer than two are readable.
     """
     import tensorflow_datasets as tfds
 
@@ -61,7 +61,7 @@ def write(source: str, output: str, *, shards: int = 0) -> tuple[str, int]:
         tfds.disable_progress_bar()
     builder = kadis700k_builder.Kadis700k(data_dir=output, file_format="array_record")
     config = tfds.download.DownloadConfig(manual_dir=source, num_shards=shards or None)
-    # TFDS prints what it does; standard output is for results.
+    # TFDS prints its progress. Standard output is only for results.
     with contextlib.redirect_stdout(sys.stderr):
         builder.download_and_prepare(download_config=config)
     return str(builder.data_path), builder.info.splits["train"].num_examples

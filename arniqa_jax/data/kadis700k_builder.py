@@ -1,7 +1,7 @@
 """TFDS builder of KADIS-700k's pristine photographs; importing it registers it.
 
-A module of its own, because a builder must be importable under its own name, which the
-module of a running command (`__main__`) is not.
+The builder has its own module, because it must be importable by name, and the module of
+a running command has the name `__main__`.
 """
 
 import os
@@ -15,11 +15,11 @@ from arniqa_jax.errors import DatasetError, ImageError
 
 
 class Kadis700k(tfds.core.GeneratorBasedBuilder):
-    """The PNG files of `ref_imgs`, unchanged, as one `train` split in file order."""
+    """The unchanged PNG files of `ref_imgs` as one `train` split, in file order."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # Nothing is downloaded, so there are no checksums; to look for them, TFDS would
-    # import importlib_resources, which it does not declare.
+    # Nothing is downloaded, so there are no checksums. To look for them, TFDS would
+    # import importlib_resources, which it does not declare as a dependency.
     url_infos = None
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Download KADIS-700k from its authors (https://database.mmsp-kn.de) and unpack "
@@ -39,7 +39,7 @@ class Kadis700k(tfds.core.GeneratorBasedBuilder):
                     "file": tfds.features.Text(),
                 }
             ),
-            # The order of the files, and no sorting of 50 GB on the disk.
+            # Keep the order of the files, and avoid sorting 50 GB on disk.
             disable_shuffling=True,
         )
 
@@ -53,21 +53,21 @@ class Kadis700k(tfds.core.GeneratorBasedBuilder):
             try:
                 images.decode_image(path, apply_orientation=False)
             except ImageError as error:
-                logging.warning("Left out: %s", error)
+                logging.warning("skipped: %s", error)
                 skipped += 1
                 continue
-            # A path: TFDS then stores the file's own bytes, and needs no TensorFlow.
+            # Given a path, TFDS stores the bytes of the file and needs no TensorFlow.
             yield written, {"image": path, "file": file}
             written += 1
         if written < 2:
             raise DatasetError(
                 f"{folder}: expected at least two readable photographs, found {written}"
             )
-        logging.info("%d photographs written, %d left out.", written, skipped)
+        logging.info("wrote %d photographs, skipped %d", written, skipped)
 
 
 def list_files(folder: str | os.PathLike) -> list[str]:
-    """The names of the PNG files in a folder, sorted; hidden ones are left out."""
+    """Return the names of the PNG files in a folder, sorted, without hidden files."""
     return sorted(
         file
         for file in os.listdir(folder)

@@ -1,16 +1,16 @@
-"""Batches of crop pairs from photographs, by grain.
+"""Batches of pairs of crops from photographs, by grain.
 
 A batch is a dictionary of NumPy arrays, rows first:
 
-    images   uint8  (N, 2 views, 2 scales, size, size, 3); scales are full, half
-    seed     uint32 (N,), new for each pair and epoch
-    record   int64  (N, 2), the photographs of the two views
-    skipped  int32  (N, 2), unreadable photographs passed over to reach those
+    images   uint8  (N, 2 views, 2 scales, size, size, 3); the scales are full and half
+    seed     uint32 (N,), a new one for each pair and epoch
+    record   int64  (N, 2), indices of the photographs of the two views
+    skipped  int32  (N, 2), number of unreadable photographs before each of them
 
-What a batch holds depends on the seed and the step alone: each global batch is planned
-first (which photographs, which seed; a few numbers per pair), then every process loads
-its rows of the plan. The number of processes and workers changes nothing, and a run
-resumes at any step by slicing the plan.
+The content of a batch depends only on the seed and the step. Each global batch is
+planned first: a few numbers per pair say which photographs and which seed to use. Then
+every process loads its rows of the plan. So the content does not depend on the number
+of processes or workers, and a run resumes at any step by slicing the plan.
 """
 
 import collections
@@ -27,8 +27,8 @@ from arniqa_jax.data.workers import Batches
 from arniqa_jax.errors import DatasetError, ImageError, UsageError
 
 PAIRINGS = ("independent", "rolled", "same")
-# Decoded photographs that a process keeps: a small set then stays decoded, and `rolled`
-# finds the photograph of the row before.
+# Size of the cache of decoded photographs in each process. A small set of photographs
+# stays decoded, and with `rolled` each photograph is decoded once for two rows.
 _CACHE_BYTES = 128 * 2**20
 
 
@@ -45,36 +45,39 @@ def pair_batches(
     pairing: str = "independent",
     max_bad_share: float = 0.05,
 ) -> Batches:
-    """Batches without end, from `start_step` on; loading begins at once.
+    """Return an endless iterator over batches, from `start_step` on.
 
-    View A runs over the photographs in an order drawn anew each epoch. View B is
-    another photograph: drawn uniformly (`independent`), or that of the next row of the
-    global batch (`rolled`), which needs one decoding per pair instead of two. With
-    `same`, view B is the photograph of view A: the objective of earlier methods, for
-    comparison. Crops are always drawn independently.
+    View A visits the photographs in a new random order each epoch. With `independent`,
+    view B is another photograph, drawn uniformly. With `rolled`, view B is the
+    photograph of the next row of the global batch, so that a pair needs one decoding
+    instead of two. With `same`, view B is the photograph of view A, which is the
+    objective of earlier methods, for comparison. All crops are drawn independently.
 
-    An unreadable photograph is replaced by the next readable one.
+    An unreadable photograph is replaced by the next readable one. Loading starts at
+    once.
 
     Args:
       source: at least two photographs; pickled for the workers.
-      seed: everything random derives from it; 32 bits.
+      seed: all randomness derives from it; 32 bits.
       patch_size: side of a crop in pixels.
-      batch_size: pairs over all processes, a multiple of `process_count`.
-      start_step: batches to leave out at the start.
-      workers: processes that load; 0 loads in a thread of this one. A script that uses
-        workers needs the usual `if __name__ == "__main__"`.
-      process_index, process_count: this process among those that train together. Its
-        rows are a contiguous block of the global batch.
+      batch_size: number of pairs over all processes, a multiple of `process_count`.
+      start_step: number of batches to skip at the start.
+      workers: number of processes that load; 0 loads in a thread of this process. A
+        script that uses workers needs `if __name__ == "__main__"`, as always in
+        multiprocessing.
+      process_index, process_count: the index of this process among the processes that
+        train together, and their number. The rows of a process are a contiguous block
+        of the global batch.
       pairing: one of `PAIRINGS`.
-      max_bad_share: unreadable share of the photographs that is borne.
+      max_bad_share: the largest fraction of unreadable photographs that is tolerated.
 
     Returns:
-      An iterator; to be closed, which ends the workers.
+      An iterator. The caller must close it, which ends the workers.
 
     Raises:
       UsageError: an argument is out of its range.
-      DatasetError: (by the iterator) more photographs in a row are unreadable than
-        `max_bad_share` of all, or no two are readable.
+      DatasetError: raised by the iterator if the unreadable photographs in a row are
+        more than `max_bad_share` of all, or if fewer than two are readable.
     """
     if pairing not in PAIRINGS:
         raise UsageError(
@@ -83,7 +86,7 @@ def pair_batches(
         )
     if batch_size < 1 or batch_size % process_count:
         raise UsageError(
-            f"train.batch_size={batch_size} has to be a positive multiple of the "
+            f"train.batch_size={batch_size} must be a positive multiple of the "
             f"number of processes, {process_count}"
         )
     if not 0 <= seed < 2**32:
@@ -107,21 +110,23 @@ def pair_batches(
         .map_with_index(_Shuffle(seed, len(source)))
         .random_map(functools.partial(_plan_pair, number=len(source)))
         .repeat()
-        # Batches of the MapDataset, not of the iterator: only these are the same for
-        # any number of workers, and can be sliced to resume.
+        # The batches are made by the MapDataset, not by the iterator. Only then are
+        # they the same for any number of workers, and only then can they be sliced to
+        # resume.
         .batch(batch_size, drop_remainder=True)
         .map(load)[start_step:]
-        # The buffer counts batches; grain's default of 500 takes gigabytes.
+        # The unit of the buffer is a batch, so grain's default of 500 takes gigabytes.
         .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     )
     return Batches(dataset, workers)
 
 
 class BadPhotographs:
-    """Keeps count of the unreadable photographs that batches passed over.
+    """Counts the unreadable photographs that batches have replaced.
 
-    Of several processes each counts those of its own rows, and each start counts anew:
-    `max_bad_share` is a guard against a wrong folder or a dying disk, not a measure.
+    Each process counts those of its own rows, and every start begins at zero. So
+    `max_bad_share` protects against a wrong folder or a failing disk; it is not an
+    exact measure.
     """
 
     def __init__(self, source: PhotoSource, max_bad_share: float):
@@ -130,16 +135,17 @@ class BadPhotographs:
         self._reasons: dict[int, str] = {}
 
     def update(self, batch: dict[str, np.ndarray]) -> int:
-        """Names each bad photograph once in the log.
+        """Log a warning for each new unreadable photograph; return the number skipped.
 
         Returns:
-          How often this batch met one.
+          The number of times that this batch skipped a photograph.
 
         Raises:
-          DatasetError: the distinct ones exceed `max_bad_share` of all.
+          DatasetError: more different photographs than `max_bad_share` of all are
+            unreadable.
         """
         for row, view in np.argwhere(batch["skipped"]):
-            # The partner may lie among those passed over; it is not a bad one.
+            # The partner may lie among the skipped ones. It is not unreadable.
             partner = batch["record"][row, 0] if view else None
             index, left = batch["record"][row, view], batch["skipped"][row, view]
             while left:
@@ -154,11 +160,11 @@ class BadPhotographs:
             return
         try:
             self._source[index]
-            reason = f"{self._source.name(index)}: was unreadable for a moment"
+            reason = f"{self._source.name(index)}: was unreadable temporarily"
         except ImageError as error:
             reason = str(error)
         self._reasons[index] = reason
-        logging.warning("Replaced by the next photograph: %s", reason)
+        logging.warning("unreadable, replaced by the next photograph: %s", reason)
         if len(self._reasons) > _allowed(self._source, self._max_bad_share):
             raise _too_many(
                 self._source,
@@ -169,7 +175,7 @@ class BadPhotographs:
 
 
 def _allowed(source: PhotoSource, max_bad_share: float) -> int:
-    # Rounded first: 0.29 * 100 is 28.999999999999996.
+    # Rounding comes first, because 0.29 * 100 is 28.999999999999996.
     return math.floor(round(max_bad_share * len(source), 6))
 
 
@@ -177,17 +183,17 @@ def _too_many(
     source: PhotoSource, max_bad_share: float, bad: int, first: str
 ) -> DatasetError:
     return DatasetError(
-        f"unreadable: {bad} of the {len(source)} photographs met so far, more than "
+        f"unreadable: {bad} of the {len(source)} photographs so far, more than "
         f"data.max_bad_share={max_bad_share:g} allows; the first: {first}. Repair or "
         "remove them, or raise data.max_bad_share"
     )
 
 
 class _Shuffle:
-    """The photograph at each place of the epochs laid end to end; picklable.
+    """The photograph at each position of the concatenated epochs; picklable.
 
-    grain's own shuffle costs 7 ms a record where there are four photographs: it walks
-    through a domain of 2^16 until it meets them.
+    grain's own shuffle takes 7 ms per record if there are four photographs, because it
+    searches a domain of 2^16 indices for them.
     """
 
     def __init__(self, seed: int, number: int):
@@ -204,15 +210,15 @@ class _Shuffle:
 
 
 def _plan_pair(record: int, rng: np.random.Generator, *, number: int) -> dict:
-    """Which photographs a pair is made of, and the seed of all that is random in it."""
+    """Return the two photographs of a pair and the seed of all its randomness."""
     seed = rng.integers(2**32, dtype=np.uint32)
-    # Never the record itself.
+    # The partner is never the record itself.
     partner = (record + 1 + int(rng.integers(number - 1))) % number
     return {"record": record, "partner": partner, "seed": seed}
 
 
 class _Loader:
-    """Turns the plan of a global batch into this process's rows of it; picklable."""
+    """Loads the rows of this process, given the plan of a global batch; picklable."""
 
     def __init__(
         self,
@@ -250,7 +256,7 @@ class _Loader:
         }
 
     def _load(self, record: int, partner: int, seed: int):
-        """Crops (2 views, 2 scales, size, size, 3), records and skips of one pair."""
+        """Return crops (2 views, 2 scales, size, size, 3), records, skips of a pair."""
         rng = np.random.default_rng(seed)
         record, skipped_record, scales_record = self._readable(record)
         if self._pairing == "same":
@@ -266,7 +272,10 @@ class _Loader:
         return images, (record, partner), (skipped_record, skipped_partner)
 
     def _readable(self, start: int, but: int | None = None):
-        """The first readable photograph from `start` on: index, skips, two scales."""
+        """Return index, skips and scales of the first readable photograph from `start`.
+
+        `but` is an index that is passed over.
+        """
         first, skipped, number = "", 0, len(self._source)
         for index in range(start, start + number):
             index %= number
@@ -277,17 +286,17 @@ class _Loader:
             except ImageError as error:
                 first = first or str(error)
                 skipped += 1
-            # So many in a row are so many of all.
+            # Even if all other photographs are readable, too many are unreadable.
             if skipped > _allowed(self._source, self._max_bad_share):
                 raise _too_many(self._source, self._max_bad_share, skipped, first)
         raise DatasetError(
-            f"of {number} photographs no two are readable; the first bad one: {first}"
+            f"of {number} photographs, no two are readable; the first bad one: {first}"
         )
 
     def _scales(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The photograph and its half-scale version, from the cache if they are there.
+        """Return a photograph and its half-scale version, cached.
 
-        Only one thread loads (`num_threads=1`), so the cache needs no lock.
+        The cache needs no lock, because only one thread loads (`num_threads=1`).
         """
         if index in self._cache:
             self._cache.move_to_end(index)
@@ -302,10 +311,11 @@ class _Loader:
 
 
 def _roll(records: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The next row's photograph; the one drawn where no row has another photograph.
+    """Return the photograph of the next row for each row.
 
-    A batch that reaches into the next epoch can hold a photograph twice, so "next" is
-    the next row with another one.
+    A batch that reaches into the next epoch can contain a photograph twice. So "next"
+    means the next row with another photograph. If no row has another one, the result is
+    the drawn partner.
     """
     partners = drawn.copy()
     for row, record in enumerate(records):

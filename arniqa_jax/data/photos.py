@@ -1,7 +1,7 @@
-"""Photographs by index: folders, ArrayRecord, TFDS and the samples that ship along.
+"""Access to photographs by index: folders, ArrayRecord, TFDS and built-in samples.
 
-Every source gives uint8 RGB of shape (H, W, 3) with EXIF orientation applied, can be
-pickled for worker processes, and opens its files lazily.
+Every source returns uint8 RGB of shape (H, W, 3) with the EXIF orientation applied. It
+can be pickled for worker processes, and it opens its files lazily.
 """
 
 import dataclasses
@@ -29,36 +29,43 @@ class PhotoSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3); raises ImageError where the photograph is unreadable."""
+        """Return uint8 (H, W, 3); raise ImageError if the photograph is unreadable."""
         ...
 
     def name(self, index: int) -> str:
-        """What to call the photograph in a message; needs no reading."""
+        """Return the name of the photograph for messages, without reading it."""
         ...
 
 
 def open_photos(root: str, source: str = "auto") -> PhotoSource:
-    """Finds the photographs that a config names.
+    """Return the photographs that a config names.
 
     Args:
-      root: a folder; for `array_record` also one file; for `tfds:NAME` the `data_dir`,
-        a bucket's included, or empty for TFDS's own default.
-      source: `folder` (recursive, as `folders.walk` lists it; of a KADIS-700k root only
-        `ref_imgs`), `array_record` (records are encoded
-        images, or what TFDS wrote), `tfds:NAME` (prepared; the split `train` where
-        there is one), `builtin` (those of role `train` in `BUILTIN`), or `auto`: by
-        what lies under the root, and `builtin` where no root is given.
+      root: a folder. For `array_record` it may also be one file. For `tfds:NAME` it is
+        the `data_dir`, which may be in a bucket; if empty, TFDS's default.
+      source: one of the five below.
+
+    Sources:
+
+    - `folder`: image files, searched recursively as `folders.walk` lists them. Of a
+      KADIS-700k root, only `ref_imgs` is used.
+    - `array_record`: ArrayRecord files whose records are encoded images, or files
+      written
+      by TFDS.
+    - `tfds:NAME`: a prepared TFDS dataset. The split is `train` if there is one.
+    - `builtin`: the photographs of role `train` in `BUILTIN`.
+    - `auto`: by what is under the root; `builtin` if the root is empty.
 
     Raises:
-      UsageError: an unknown source, or one that does not go with the root.
-      DatasetError: nothing under the root, or fewer than two photographs.
+      UsageError: the source is unknown or does not fit the root.
+      DatasetError: the root has no photographs, or fewer than two.
     """
     if source.startswith("tfds:"):
         photos = _open_tfds(source.removeprefix("tfds:"), root)
     elif source == "builtin" or (source == "auto" and not root):
         if root:
             raise UsageError(
-                f"data.source=builtin takes no data.root, found {root!r}: leave one out"
+                f"data.source=builtin takes no data.root, found {root!r}; leave one out"
             )
         photos = _open_builtin()
     elif source in ("auto", "folder", "array_record"):
@@ -93,7 +100,10 @@ class _Folder:
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-    """Encoded images out of a data source; with `feature`, out of its dictionaries."""
+    """Encoded images of a data source.
+
+    If `feature` is set, the records are dictionaries and the image is under this key.
+    """
 
     title: str
     records: Sequence
@@ -106,7 +116,7 @@ class _Records:
         try:
             record = self.records[index]
         except (OSError, RuntimeError, ValueError) as error:
-            # ArrayRecord raises these for a damaged chunk.
+            # ArrayRecord raises these errors for a damaged chunk.
             reason = one_line(error)
             raise ImageError(f"{self.name(index)}: unreadable: {reason}") from error
         data = record[self.feature] if self.feature else record
@@ -134,14 +144,14 @@ class _Builtin:
 
 
 class BuiltinPhoto(NamedTuple):
-    """Where a photograph lies, as PACKAGE/PATH, and what it may be used for."""
+    """The file of a photograph, as PACKAGE/PATH, and what it may be used for."""
 
     file: str
     role: Literal["train", "validation", "test"]
 
 
-# Pre-training sees the `train` contents alone, so that the built-in evaluation compares
-# encoders on contents that neither pre-training nor the regressor has met.
+# Pre-training uses only the `train` photographs. So the built-in evaluation compares
+# encoders on content that neither pre-training nor the regressor has seen.
 BUILTIN = {
     "astronaut": BuiltinPhoto("skimage/data/astronaut.png", "train"),
     "coffee": BuiltinPhoto("skimage/data/coffee.png", "train"),
@@ -155,16 +165,16 @@ BUILTIN = {
 
 @functools.cache
 def builtin_photo(name: str) -> np.ndarray:
-    """A photograph of `BUILTIN`, read from the installed package without network.
+    """Return a photograph of `BUILTIN`, read from the installed package, offline.
 
     Returns:
-      uint8 (H, W, 3), read-only: it is decoded once per process.
+      uint8 (H, W, 3), read-only, because it is decoded once per process and shared.
 
     Raises:
-      DatasetError: the package that should bring the file is not installed.
+      DatasetError: the package that contains the file is not installed.
     """
     package, path = BUILTIN[name].file.split("/", 1)
-    # Finding the package does not import it, which would take a second.
+    # `find_spec` does not import the package, which would take a second.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise DatasetError(
@@ -180,9 +190,9 @@ def _open_builtin() -> _Builtin:
     names = tuple(name for name, photo in BUILTIN.items() if photo.role == "train")
     kept = ", ".join(name for name, photo in BUILTIN.items() if photo.role != "train")
     logging.warning(
-        "NO PHOTOGRAPHS GIVEN: pre-training on the %d built-in ones (%s), enough to "
-        "see the program work and no more; %s are kept out for the built-in "
-        "evaluation. Your own: --config.data.root=FOLDER.",
+        "NO PHOTOGRAPHS GIVEN: pre-training on the %d built-in photographs (%s). They "
+        "are enough to try the program and no more. %s are kept for the built-in "
+        "evaluation. To use your own photographs: --config.data.root=FOLDER.",
         len(names),
         ", ".join(names),
         kept,
@@ -202,7 +212,7 @@ def _open_files(root: str, source: str) -> PhotoSource:
     if source == "auto":
         if images and shards:
             raise DatasetError(
-                f"{root} holds both images and ArrayRecord files: choose "
+                f"{root} holds both images and ArrayRecord files; choose "
                 "data.source=folder or data.source=array_record"
             )
         source = "array_record" if shards else "folder"
@@ -217,14 +227,14 @@ def _open_files(root: str, source: str) -> PhotoSource:
 
 
 def _list_files(root: str) -> tuple[list[str], list[str]]:
-    """Images and ArrayRecord files under the root, relative to it and sorted."""
+    """Return images and ArrayRecord files under the root, relative to it and sorted."""
     if os.path.isfile(root):
         return [], [""]
     inside = "ref_imgs" if os.path.isdir(os.path.join(root, "ref_imgs")) else ""
     images, shards = [], []
     for entry in folders.walk(os.path.join(root, inside)):
         if entry.reason:
-            logging.warning("%s: left out: %s", entry.path, entry.reason)
+            logging.warning("%s: skipped: %s", entry.path, entry.reason)
         if entry.is_folder:
             continue
         path = os.path.relpath(entry.path, root)
@@ -244,10 +254,10 @@ def _open_shards(root: str, shards: list[str]) -> PhotoSource:
         if os.path.isfile(os.path.join(folder, "features.json"))
     ]
     if described:
-        # Written by TFDS: the records are not images but dictionaries that hold one.
+        # TFDS wrote these files, so a record is not an image but a dictionary with one.
         if len(parents) > 1:
             raise DatasetError(
-                f"{root} holds more than one ArrayRecord dataset: give the folder of "
+                f"{root} holds more than one ArrayRecord dataset; give the folder of "
                 f"one of {', '.join(sorted(parents))}"
             )
         import tensorflow_datasets as tfds
@@ -272,19 +282,19 @@ def _open_tfds(name: str, root: str) -> PhotoSource:
         builder = tfds.builder(name, data_dir=root or None)
     except tfds.core.DatasetNotFoundError as error:
         raise DatasetError(
-            f"data.source=tfds:{name}: TFDS knows no dataset of that name, and none "
-            f"lies under {root or 'its default data_dir'}"
+            f"data.source=tfds:{name}: TFDS knows no dataset of that name, and there "
+            f"is none under {root or 'its default data_dir'}"
         ) from error
     return _tfds_records(builder, f"tfds:{name}")
 
 
 def _tfds_records(builder, title: str) -> PhotoSource:
-    """The images of a prepared TFDS dataset, left encoded for `decode_image`."""
+    """Return the images of a prepared TFDS dataset, still encoded."""
     import tensorflow_datasets as tfds
 
     if not builder.is_prepared():
         raise DatasetError(
-            f"{title}: not prepared under {builder.data_dir}: prepare it with TFDS in "
+            f"{title}: not prepared under {builder.data_dir}; prepare it with TFDS in "
             "the format array_record, or give its data_dir as data.root"
         )
     features = [

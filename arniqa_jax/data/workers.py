@@ -1,4 +1,4 @@
-"""Loading in worker processes that end when, and only when, their parent wants it."""
+"""Worker processes that load batches, and end with their parent."""
 
 import concurrent.futures
 import contextlib
@@ -18,32 +18,36 @@ from absl import flags
 
 from arniqa_jax.errors import ArniqaError
 
-# Ctrl-C at a terminal, or a scheduler's SIGTERM, reaches the workers too; but the main
-# process is to act on it, which still needs them until it has saved.
+# Ctrl-C in a terminal and a scheduler's SIGTERM reach the workers too. The workers
+# ignore them, because the main process reacts and needs its workers until it has saved.
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-    """The batches of a grain dataset; also a context manager that closes it."""
+    """The batches of a grain dataset, as an iterator.
+
+    It is also a context manager that closes itself.
+    """
 
     def __init__(self, dataset: grain.IterDataset, workers: int):
-        """Starts to load.
+        """Start to load.
 
         Args:
-          dataset: gives dictionaries of arrays; raises `ArniqaError` alone.
-          workers: processes that load; 0 loads in a thread of this one.
+          dataset: yields dictionaries of arrays, and raises only `ArniqaError`.
+          workers: number of processes that load; 0 loads in a thread of this process.
         """
         if workers:
             if not flags.FLAGS.is_parsed():
-                # grain reads absl's flags, which only `app.run` parses: not a notebook.
+                # grain reads absl's flags. They are parsed by `app.run`, which a
+                # notebook does not call.
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=workers),
                 worker_init_fn=_prepare_worker,
             ).map(_out_of_shared_memory)
         self._batches = iter(dataset)
-        # The first batch is fetched in a thread, so that the workers start while the
-        # caller compiles. They inherit its blocked signals.
+        # A thread fetches the first batch, so that the workers start while the caller
+        # compiles. The workers inherit the thread's blocked signals.
         threads = concurrent.futures.ThreadPoolExecutor(1, "first-batch")
         with _signals_blocked():
             self._first = threads.submit(next, self._batches)
@@ -61,12 +65,12 @@ class Batches(Iterator[dict[str, np.ndarray]]):
             raise
         except RuntimeError as error:
             self.close()
-            # What grain says when the system has killed a worker.
+            # grain raises this if the system has killed a worker.
             if "terminated unexpectedly" not in str(error):
                 raise
             raise ArniqaError(
-                f"a data worker ended unexpectedly ({error}): if memory or "
-                "/dev/shm ran out, lower data.workers or train.batch_size"
+                f"a data worker ended unexpectedly ({error}); if memory or /dev/shm "
+                "ran out, lower data.workers or train.batch_size"
             ) from error
 
     def __enter__(self) -> "Batches":
@@ -76,24 +80,25 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         self.close()
 
     def close(self) -> None:
-        """Ends the workers; waits for the batches they are loading."""
+        """End the workers, after they have loaded their current batches."""
         if self._first is not None:
             concurrent.futures.wait([self._first])
         self._batches.close()
 
 
 def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Copies a worker's batch, so that its shared memory is freed at once.
+    """Return a copy of a worker's batch, so that its shared memory is freed at once.
 
-    It is scarce (a container has 64 MiB by default), and what a caller still held at
-    exit would be reported as leaked.
+    Shared memory is scarce: a container has 64 MiB by default. Blocks that are still in
+    use at exit would be reported as leaked.
     """
     return {name: np.array(value) for name, value in batch.items()}
 
 
 @contextlib.contextmanager
 def _signals_blocked():
-    # Started by the first worker otherwise, whereupon it unblocks the signals.
+    # Start the resource tracker now. Otherwise the first worker starts it, and this
+    # unblocks the signals.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
     try:
@@ -103,13 +108,13 @@ def _signals_blocked():
 
 
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
-    """Keeps a worker from outliving its parent, and from blocking it when it dies."""
+    """Make a worker end with its parent, and never block the parent by its death."""
     del worker_index, worker_count  # grain passes them
     threading.Thread(target=_end_with_parent, daemon=True, name="watchdog").start()
-    # Between two batches a worker asks an event whether to stop, and a counter whether
-    # to go elsewhere. Both take a lock that it shares with its parent: a worker killed
-    # while it holds one leaves the parent waiting for ever, in `next` or in `close`.
-    # Neither question needs the lock.
+    # Between two batches, a worker reads an event (whether to stop) and a counter. Each
+    # read takes a lock that the worker shares with its parent. If the worker is killed
+    # while it holds such a lock, the parent waits forever in `next` or in `close`.
+    # Neither read needs the lock, so it is left out.
     multiprocessing.synchronize.Event.is_set = _is_set_without_lock
     counter = multiprocessing.sharedctypes.Synchronized
     counter.value = counter.value.getter(lambda number: number.get_obj().value)

@@ -1,4 +1,4 @@
-"""Batch normalisation: the layer, its running statistics, the choice of its form."""
+"""Batch normalisation: the layer and its running statistics."""
 
 import functools
 
@@ -14,19 +14,19 @@ from arniqa_jax.model import cpu_kernels, plain
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as PyTorch computes it.
 
-    linen's own keeps the biased running variance and knows only one group. Here the
-    running variance is the unbiased one, and the batch can be split into `groups` of
-    consecutive rows, each normalised by its own statistics; the running statistics are
-    updated with the mean over the groups.
+    linen's `BatchNorm` keeps the biased running variance and has only one group. This
+    layer keeps the unbiased running variance. It can split the batch into `groups` of
+    consecutive rows and normalise each group by its own statistics. The running
+    statistics are then updated with the mean over the groups.
 
     Attributes:
       groups: number of groups; 1 means the statistics of the whole (global) batch.
-      views: number of batches that the rows belong to in turn (a, b, a, b ...), each
-        normalised by its own statistics; the running statistics are updated with those
-        of one after the other, as if they had come one after the other.
+      views: number of batches whose rows are interleaved (a, b, a, b ...). Each is
+        normalised by its own statistics. The running statistics are updated once per
+        view, in order, as if the views were separate batches.
       momentum: weight of the old running statistics (PyTorch's 0.1 is 0.9 here).
       epsilon: added to the variance.
-      dtype: of the result; statistics are always computed in float32.
+      dtype: dtype of the result; statistics are always computed in float32.
     """
 
     groups: int = 1
@@ -52,21 +52,22 @@ class BatchNorm(nn.Module):
         rows_of_view, left = divmod(x.shape[0], self.views)
         if rows_of_view % self.groups or left:
             raise errors.UsageError(
-                f"model.batch_norm_groups={self.groups} has to divide the rows of a "
-                f"view, found {x.shape[0] / self.views:g}"
+                f"model.batch_norm_groups={self.groups} must divide the number of rows "
+                f"of a view, {x.shape[0] / self.views:g}"
             )
         shape = (self.groups, rows_of_view // self.groups, self.views, *x.shape[1:])
-        apart = (0, 2)  # groups and views
-        # An axis of length 1 would leave XLA a choice between two layouts, and it would
-        # copy the result of each 1x1 convolution from one into the other.
-        axes = [a for a, size in enumerate(shape) if size > 1 or a not in apart]
-        within = tuple(i for i, a in enumerate(axes[:-1]) if a not in apart)
+        split_axes = (0, 2)  # groups and views
+        # Axes of length 1 are dropped. With them, XLA could choose between two layouts,
+        # and it would copy the result of each 1x1 convolution from one layout to the
+        # other.
+        axes = [a for a, size in enumerate(shape) if size > 1 or a not in split_axes]
+        within = tuple(i for i, a in enumerate(axes[:-1]) if a not in split_axes)
         parts = x.reshape([shape[a] for a in axes])
         normalized, mean, var = lax.platform_dependent(
             parts,
             scale,
             bias,
-            # custom_vjp takes its arguments by position only.
+            # A function with custom_vjp takes positional arguments only.
             cpu=lambda *arrays: cpu_kernels.normalize(*arrays, within, self.epsilon),
             default=functools.partial(
                 plain.normalize, within=within, epsilon=self.epsilon
@@ -87,5 +88,5 @@ class BatchNorm(nn.Module):
 
 
 def _as_row(vector_C: jax.Array, like: jax.Array) -> jax.Array:
-    """Gives a vector over channels the rank of `like`, for explicit broadcasting."""
+    """Return a vector over channels with the rank of `like`, for broadcasting."""
     return vector_C.reshape((1,) * (like.ndim - 1) + (-1,))

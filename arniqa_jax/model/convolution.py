@@ -1,6 +1,6 @@
-"""Convolution and max-pooling of the ResNets: the layer, and the choice of its form.
+"""Convolution and max-pooling of the ResNets, in the form that suits the platform.
 
-A program for a CPU takes the forms of `cpu_kernels`, every other program takes those of
+A program for a CPU uses the forms of `cpu_kernels`, every other program those of
 `plain`. Images are NHWC, kernels HWIO.
 """
 
@@ -13,22 +13,21 @@ from jax import lax
 
 from arniqa_jax.model import cpu_kernels, plain
 
-# torchvision's: He et al. 2015, by the fan out.
+# torchvision's initial values: He et al. 2015, by the fan-out.
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
     """A square convolution with PyTorch's symmetric padding and without bias.
 
-    Its one parameter has the name, the shape and the initial values that `nn.Conv`
-    would give it.
+    Its only parameter has the name, shape and initial values of `nn.Conv`'s kernel.
 
     Attributes:
-      channels: of the result.
+      channels: number of channels of the result.
       size: side of the kernel, odd.
-      stride: of both axes.
-      dtype: of the computation; the kernel is float32.
-      precision: of float32 products on an accelerator, see `simclr.SimCLR`.
+      stride: stride along both axes.
+      dtype: dtype of the computation; the kernel is float32.
+      precision: precision of float32 products on an accelerator, see `simclr.SimCLR`.
     """
 
     channels: int
@@ -64,16 +63,16 @@ def convolve(
     Args:
       x_NHWC: (N, H, W, I).
       kernel_HWIO: (K, K, I, O), of the same dtype.
-      stride: of both axes.
-      precision: of float32 products on an accelerator, see `simclr.SimCLR`.
-      reverse_only: whether reverse-mode derivatives are enough. They are then faster on
-        a CPU, and JAX cannot differentiate in forward mode.
+      stride: stride along both axes.
+      precision: precision of float32 products on an accelerator, see `simclr.SimCLR`.
+      reverse_only: True if only reverse-mode derivatives are needed. Gradients are then
+        faster on a CPU, and JAX cannot differentiate in forward mode.
     """
     fast = cpu_kernels.convolve_reverse_only if reverse_only else cpu_kernels.convolve
     return lax.platform_dependent(
         x_NHWC,
         kernel_HWIO,
-        # custom_vjp takes its arguments by position only.
+        # A function with custom_vjp takes positional arguments only.
         cpu=lambda x, kernel: fast(x, kernel, stride),
         default=functools.partial(plain.convolve, stride=stride, precision=precision),
     )

@@ -1,18 +1,19 @@
-"""Forms of the encoder's layers that exist only because XLA:CPU is slow.
+"""Forms of the encoder's layers that are fast under XLA:CPU.
 
-Nothing here is part of a program for a TPU or a GPU: `convolution` and `folded` choose
-these forms by `lax.platform_dependent`, which follows the platform that a program is
-compiled for. Values and gradients are those of the plain forms, up to the order of the
-sums. `benchmarks/encoder.py` measures what they gain.
+No program for a TPU or a GPU contains them: the modules `convolution` and `batch_norm`
+choose between these forms and the plain ones by `lax.platform_dependent`, which follows
+the platform that a program is compiled for. Values and gradients are those of the plain
+forms, up to the order of sums. `benchmarks/encoder.py` measures the speed-up.
 
 Images are NHWC, kernels HWIO.
 
 Winograd's F(2 x 2, 3 x 3) is from Lavin and Gray, "Fast Algorithms for Convolutional
 Neural Networks" (2016). Overlapping tiles of pixels and the kernel are transformed,
-multiplied point by point, and transformed back into 2 x 2 results. At stride 1 this
-takes 16 products instead of 36. At stride 2 the even pixels along an axis meet two taps
-of the kernel and the odd pixels meet the third tap; F(2, 2) for the even pixels leaves
-25 products. Summed over the channels, the products of one point are a matrix product.
+multiplied element by element, and transformed back into 2 x 2 results. At stride 1 this
+takes 16 multiplications instead of 36. At stride 2, even pixels along an axis are
+multiplied with two taps of the kernel, odd pixels with the third tap; F(2, 2) for the
+even pixels leaves 25 multiplications. Summed over the channels, the multiplications of
+one element are a matrix product.
 """
 
 import functools
@@ -39,10 +40,10 @@ def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
 def convolve_reverse_only(
     x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int
 ) -> jax.Array:
-    """Return `convolve`, with gradients in forms of their own.
+    """Return `convolve`, with gradients in hand-written forms.
 
-    They are faster than what JAX derives from `convolve`. JAX has no forward-mode
-    derivative of a function with such gradients.
+    These gradients are faster than the ones that JAX derives from `convolve`. JAX has
+    no forward-mode derivative of a function with a custom reverse-mode derivative.
     """
     return convolve(x_NHWC, kernel_HWIO, stride)
 
@@ -58,11 +59,12 @@ def _backward(stride, residuals, dy_NHWO):
             x_NHWC, kernel_HWIO[0, 0], dy_NHWO, stride
         )
         return dx_NHWC, dkernel_IO[None, None]
-    # XLA removes the plain gradients that are replaced below.
+    # XLA removes the gradients that are not used.
     form = functools.partial(plain.convolve, stride=stride)
     dx_NHWC, dkernel_HWIO = jax.vjp(form, x_NHWC, kernel_HWIO)[1](dy_NHWO)
     if stride == 1 and _suits_winograd(x_NHWC, kernel_HWIO, stride):
-        # From results to inputs: the kernel is turned and its channels are swapped.
+        # The gradient is a convolution with the kernel turned by 180 degrees and its
+        # input and output channels swapped.
         turned_HWOI = kernel_HWIO[::-1, ::-1].swapaxes(2, 3)
         dx_NHWC = winograd(dy_NHWO, turned_HWOI, 1)
     if _suits_products(x_NHWC, kernel_HWIO, stride):
@@ -75,9 +77,9 @@ convolve_reverse_only.defvjp(_forward, _backward)
 
 
 def _suits_products(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
-    """Return whether matrix products pay: wide products over many results do.
+    """Return whether matrix products are faster: for wide products over many results.
 
-    The batch size does not count, because it may be symbolic.
+    The batch size cannot decide, because it may be symbolic.
     """
     _, height, width, _ = x_NHWC.shape
     return (
@@ -88,9 +90,9 @@ def _suits_products(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> b
 
 
 def _suits_winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> bool:
-    """Return whether Winograd's form exists and pays.
+    """Return whether Winograd's form exists and is faster.
 
-    Its transforms are worth their cost where there are many channels to sum over.
+    Its transforms pay off where there are many channels to sum over.
     """
     size, _, channels, _ = kernel_HWIO.shape
     exists = size == 3 and stride <= 2
@@ -107,12 +109,12 @@ def _pointwise_backward(x_NHWC, kernel_IO, dy_NHWO, stride):
         dx_NHWC = lax.pad(dx_NHWC, zero, [(0, 0, 0), *spread, (0, 0, 0)])
         x_NHWC = x_NHWC[:, ::stride, ::stride]
     # XLA:CPU computes a product over the leading axes from a transposed copy of its
-    # first operand. The copy costs as much as the product where the first operand is
-    # the wider one, and more where it is the slices of a strided convolution.
+    # first operand. The copy takes as long as the product if the first operand is the
+    # wider one, and longer if it consists of the slices of a strided convolution.
     pixels = (0, 1, 2)
     if stride > 1 or kernel_IO.shape[0] > kernel_IO.shape[1]:
         dkernel_OI = _product(dy_NHWO, x_NHWC, pixels, pixels)
-        # Without the barrier XLA folds the transpose into the product, and swaps the
+        # Without the barrier XLA folds the transpose into the product and swaps the
         # operands back.
         return dx_NHWC, lax.optimization_barrier(dkernel_OI).T
     return dx_NHWC, _product(x_NHWC, dy_NHWO, pixels, pixels)
@@ -121,9 +123,9 @@ def _pointwise_backward(x_NHWC, kernel_IO, dy_NHWO, stride):
 def _gradient_of_kernel(
     x_NHWC: jax.Array, dy_NHWO: jax.Array, size: int, stride: int
 ) -> jax.Array:
-    """Return the gradient of a kernel, HWIO, by a matrix product for each of its rows.
+    """Return the gradient of a kernel, HWIO, by one matrix product per kernel row.
 
-    The convolution that XLA would compute instead, with a kernel as large as the image,
+    Otherwise XLA would compute a convolution with a kernel as large as the image, which
     takes two to four times as long.
     """
     _, height, width, _ = dy_NHWO.shape
@@ -132,16 +134,17 @@ def _gradient_of_kernel(
     pixels = (0, 1, 2)
 
     def of_row(row: jax.Array) -> jax.Array:
-        # What the elements of this row of the kernel are multiplied with.
+        # The pixels that the elements of this row of the kernel are multiplied with.
         across = lax.dynamic_slice_in_dim(x_NHWC, row, (height - 1) * stride + 1, 1)
         across = across[:, ::stride]
         last = (width - 1) * stride
         taps = [across[:, :, c : c + last + 1 : stride] for c in range(size)]
-        # The narrow operand comes first: see `_pointwise_backward`.
+        # The narrow operand comes first for the reason given in `_pointwise_backward`.
         return _product(dy_NHWO, jnp.concatenate(taps, 3), pixels, pixels)
 
-    # A loop, because XLA would otherwise gather the pixels of all rows long before they
-    # are needed. Several CPU devices reduce each row by itself, inside the loop.
+    # This is a loop, because XLA would otherwise gather the pixels of all rows long
+    # before they are needed. With several CPU devices, the all-reduce of each row is
+    # inside the loop.
     dkernel_HOWI = lax.map(of_row, jnp.arange(size))
     dkernel_HOWI = dkernel_HOWI.reshape(size, -1, size, x_NHWC.shape[3])
     return dkernel_HOWI.transpose(0, 2, 3, 1)
@@ -152,7 +155,7 @@ def _product(a: jax.Array, b: jax.Array, over_a: tuple, over_b: tuple) -> jax.Ar
 
 
 class _Form(NamedTuple):
-    """How two results are computed along one axis; each function gives a list.
+    """How two results are computed along one axis; each function returns a list.
 
     Attributes:
       step: pixels from one tile to the next.
@@ -194,14 +197,14 @@ def winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
     count, height, width, _ = x_NHWC.shape
     height, width = -(-height // stride), -(-width // stride)
     down, across = -(-height // 2), -(-width // 2)  # tiles
-    # One pixel before the image, and behind it what the last tile takes.
+    # Pad one pixel before the image, and after it as many as the last tile needs.
     padding = [
         (1, (tiles - 1) * form.step + form.extent - 1 - size)
         for tiles, size in zip((down, across), x_NHWC.shape[1:3], strict=True)
     ]
     x_NHWC = jnp.pad(x_NHWC, ((0, 0), *padding, (0, 0)))
-    # The barrier keeps the rows. Without it each row is computed again for each of its
-    # columns.
+    # The barrier makes XLA store the rows. Without it XLA computes each row again for
+    # each of its columns.
     rows = lax.optimization_barrier(form.pixels(*_of_tiles(x_NHWC, 1, down, form)))
     products = []
     for row, kernel in zip(rows, form.kernel(*kernel_HWIO), strict=True):
@@ -227,13 +230,14 @@ def _of_tiles(x: jax.Array, axis: int, tiles: int, form: _Form) -> list[jax.Arra
 
 
 def max_pool(x_NHWC: jax.Array) -> jax.Array:
-    """Return `plain.max_pool` as maxima of shifted slices.
+    """Return `plain.max_pool`, computed as maxima of shifted slices.
 
-    They take a third of the time of the windows, forward and backward.
+    This takes a third of the time, forward and backward.
     """
     lowest = jnp.array(-jnp.inf, x_NHWC.dtype)
     x_NHWC = lax.pad(x_NHWC, lowest, [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)])
-    # Along a row first, so that the first row wins a tie between rows.
+    # The maximum along a row comes first, so that the first row wins a tie between
+    # rows.
     return _max_of_three(_max_of_three(x_NHWC, 2), 1)
 
 
@@ -246,15 +250,15 @@ def _max_of_three(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
-    # `jnp.maximum` would divide the gradient of a tie between both. A NaN of either
-    # operand is passed on, as by the windows.
+    # `jnp.maximum` would divide the gradient of a tie between both operands. A NaN in
+    # either operand gives NaN, as in `plain.max_pool`.
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def in_pairs(function: Callable, x: jax.Array, weights: Any) -> jax.Array:
     """Return function(x, weights), computed for two rows of x at a time.
 
-    The wide maps of two images fit the caches.
+    The large feature maps of two images fit into the caches.
     """
     pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
     y = lax.map(lambda pair: function(pair, weights), pairs)
@@ -263,10 +267,11 @@ def in_pairs(function: Callable, x: jax.Array, weights: Any) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalize(x, scale_C, bias_C, within, epsilon):
-    """Return `plain.normalize`, with a gradient that keeps and reads little.
+    """Return `plain.normalize`, with a gradient that stores little and reads little.
 
-    The gradient keeps x alone. Left to itself, differentiation keeps `x - mean` and
-    `x^2` besides. The mean and the variance take no part in the gradient.
+    The backward pass needs only x and values per channel. Automatic differentiation
+    would also store `x - mean` and `x^2`. The gradient ignores the cotangents of the
+    mean and the variance.
     """
     return plain.normalize(x, scale_C, bias_C, within, epsilon)
 
@@ -277,11 +282,11 @@ def _normalize_forward(x, scale_C, bias_C, within, epsilon):
 
 
 def _normalize_backward(within, epsilon, residuals, cotangents):
-    # With n values to a channel, r = (var + epsilon)^-1/2, h = (x - mean) r and
-    # y = scale h + bias:
-    #   dbias = sum dy,  dscale = sum dy h = r (sum dy x - mean sum dy),
-    #   dx = scale r (dy - dbias / n - h dscale / n).
-    # All of it is per channel, but for two sums over the array and one pass at the end.
+    # Let n be the number of values per channel, r = (var + epsilon)^-1/2, h = (x -
+    # mean) r and y = scale h + bias. Then dbias = sum dy, dscale = sum dy h = r (sum dy
+    # x - mean sum dy) and dx = scale r (dy - dbias / n - h dscale / n). Only two sums
+    # and the last line of this function process whole arrays; everything else is per
+    # channel.
     del epsilon
     x, scale_C, mean, deviation = residuals
     dy = cotangents[0]

@@ -1,12 +1,13 @@
 """NT-Xent (Chen et al., "SimCLR", 2020) and two measures of an embedding.
 
-Everything is float32. Rows `a[i]` and `b[i]` are a positive pair; every other row of
-either view is a negative. Shapes: N pairs, D dimensions, M = 2N rows.
+Everything is float32. Rows `a[i]` and `b[i]` are a positive pair. Every other row of
+either view is a negative. Shapes: N pairs, D dimensions, M = 2N rows, and R rows per
+device.
 
-The similarities of all rows to all rows, (M, M), are never held at once: each device
-computes those of its own R rows, a block at a time, and computes them again for the
-gradient. Memory grows with the rows of a device, and what devices exchange is one
-gather of the embeddings, two numbers per row for the gradient, and a few sums.
+The similarity matrix (M, M) is never stored as a whole. Each device computes the
+similarities of its own R rows to all rows, one block at a time, and recomputes them for
+the gradient. So memory grows with the number of rows per device. Devices exchange only
+one all-gather of the embeddings, two numbers per row for the gradient, and a few sums.
 """
 
 from collections.abc import Callable
@@ -16,21 +17,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# On TPU and GPU the default precision of a float32 product is lower; at temperature 0.1
-# its error would be ten times as large in the logits.
+# On TPU and GPU the default precision of a float32 product is lower. At temperature 0.1
+# the error in the logits would be ten times that of the product.
 _PRECISION = jax.lax.Precision.HIGHEST
-# Similarities that are held at once, by one of the few arrays of this size.
+# Maximum size of a block of similarities; a few arrays have this size.
 _BLOCK_BYTES = 32 * 2**20
 
 
 class Contrast(NamedTuple):
-    """What a batch of embeddings is worth; float32 scalars, the first with a gradient.
+    """The loss and the measures of a batch of embeddings, float32 scalars.
+
+    Only the loss has a gradient.
 
     Attributes:
       loss: NT-Xent, see `nt_xent`.
       alignment: mean squared distance of the pairs, 0..4 (Wang and Isola, 2020).
-      uniformity: log of the mean of exp(-2 |z_i - z_j|^2) over i != j (the same, with
-        t = 2); lower is more uniform, between -8 (all opposite) and 0 (all equal).
+      uniformity: log of the mean of exp(-2 `|z_i - z_j|`^2) over i != j (Wang and
+        Isola, with t = 2); lower is more uniform, from -8 (all opposite) to 0 (all
+        equal).
     """
 
     loss: jax.Array
@@ -39,15 +43,19 @@ class Contrast(NamedTuple):
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-    """Scales the rows of (..., D) to length 1 in float32; a zero row stays zero."""
+    """Return the rows of (..., D) scaled to length 1, in float32; zero rows stay."""
     x = x.astype(jnp.float32)
     square = jnp.sum(x**2, axis=-1, keepdims=True)
-    # The square of PyTorch's 1e-12; inside the root, so that the gradient is finite.
+    # 1e-24 is the square of PyTorch's 1e-12. The maximum is taken inside the root so
+    # that the gradient is finite.
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def nt_xent(a_ND: jax.Array, b_ND: jax.Array, temperature: float = 0.1) -> jax.Array:
-    """The mean over all rows of -log(exp(s_ij / t) / sum_{k != i} exp(s_ik / t)).
+    """Return the NT-Xent loss of a batch of pairs.
+
+    It is the mean over all rows i of -log(exp(s_ij / t) / sum_{k != i} exp(s_ik / t)),
+    where j is the positive of i and s is the cosine similarity of two rows.
 
     Args:
       a_ND: embeddings of view A, (N, D), of any length (they are normalised here).
@@ -55,7 +63,7 @@ def nt_xent(a_ND: jax.Array, b_ND: jax.Array, temperature: float = 0.1) -> jax.A
       temperature: t, above 0.
 
     Returns:
-      A float32 scalar. Chance, where all similarities are equal, is log(2N - 1).
+      A float32 scalar. If all similarities are equal, it is log(2N - 1).
 
     >>> import jax.numpy as jnp
     >>> round(float(nt_xent(jnp.ones((4, 8)), jnp.ones((4, 8)))), 3)  # log(7)
@@ -70,19 +78,20 @@ def contrast(
     temperature: float = 0.1,
     axis: str | None = None,
 ) -> Contrast:
-    """NT-Xent with the measures that come along with it.
+    """Return NT-Xent together with the two measures of the embedding.
 
     Args:
       a_ND: embeddings of view A, (N, D), of any length.
       b_ND: embeddings of view B, (N, D).
-      temperature: of the loss.
-      axis: inside `shard_map`, the mesh axis that the pairs are divided over: the
-        inputs are then the pairs of this device, the outputs those of all.
+      temperature: temperature of the loss.
+      axis: inside `shard_map`, the mesh axis that the pairs are divided over. The
+        inputs are then the pairs of this device, and the outputs are those of all
+        pairs.
     """
     a_ND, b_ND = l2_normalize(a_ND), l2_normalize(b_ND)
     z_RD = jnp.concatenate([a_ND, b_ND])
     log_sums_R, potentials_R = _against_all(z_RD * temperature**-0.5, temperature, axis)
-    # s_ij = s_ji, so both rows of a pair share their positive.
+    # s_ij = s_ji, so both rows of a pair have the same positive term.
     sums = jnp.stack(
         [
             log_sums_R.sum() - 2 * jnp.sum(a_ND * b_ND) / temperature,
@@ -101,7 +110,9 @@ def contrast(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _against_all(y_RD, temperature, axis):
-    """For each row of this device, sums over the M - 1 other rows of all devices.
+    """Return, for each row of this device, two sums over the M - 1 other rows.
+
+    The other rows include those of all other devices.
 
     Args:
       y_RD: rows of length t^-1/2, whose products are the logits l_ik = s_ik / t.
@@ -109,8 +120,9 @@ def _against_all(y_RD, temperature, axis):
       axis: see `contrast`.
 
     Returns:
-      log(sum_k exp(l_ik)), and sum_k exp(4 s_ik - 4), which is exp(-2 |z_i - z_k|^2)
-      as |z_i - z_k|^2 = 2 - 2 s_ik; (R,) each, the second without a gradient.
+      Two arrays (R,): log(sum_k exp(l_ik)), and sum_k exp(4 s_ik - 4), which is sum_k
+      exp(-2 |z_i - z_k|^2) because |z_i - z_k|^2 = 2 - 2 s_ik. The second has no
+      gradient.
     """
     return _forward(y_RD, temperature, axis)[0]
 
@@ -130,11 +142,12 @@ def _forward(y_RD, temperature, axis):
 
 
 def _backward(axis, saved, gradients):
-    """Each row counts in its own sum and, l being symmetric, in that of every other.
+    """Return the gradient of the rows of this device.
 
-    With p_ik = exp(l_ik - log_sum_i), the softmax, and g the gradient of the log sums,
-    dy_i = sum_k (g_i p_ik + g_k p_ki) y_k. Of other devices' rows p_ki needs the log
-    sum alone, and so no gradient of an embedding has to travel.
+    Row i enters its own sum and, because l_ik = l_ki, the sum of every other row. Let
+    p_ik = exp(l_ik - log_sum_i), the softmax, and g the gradient of the log sums. Then
+    dy_i = sum_k (g_i p_ik + g_k p_ki) y_k. For rows of other devices, p_ki needs only
+    their log sum, so no gradient of an embedding has to be communicated.
     """
     y_RD, y_MD, log_sums_R = saved
     g_R, _ = gradients
@@ -155,18 +168,18 @@ _against_all.defvjp(_forward, _backward)
 
 
 def _gather(x: jax.Array, axis: str | None) -> jax.Array:
-    """The rows of all devices, in the order of the devices."""
+    """Return the rows of all devices, in the order of the devices."""
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
 def _places(z_RD: jax.Array, axis: str | None) -> jax.Array:
-    """Where the rows of this device are among those of all."""
+    """Return the indices of this device's rows among the rows of all devices."""
     first = 0 if axis is None else jax.lax.axis_index(axis) * len(z_RD)
     return first + jnp.arange(len(z_RD))
 
 
 def _by_blocks(row: Callable, rows: tuple[jax.Array, ...], columns: int):
-    """`row` for each of the rows; with so many at once that a block fits the memory."""
+    """Return `row` mapped over the rows, in blocks of at most `_BLOCK_BYTES`."""
     block = max(1, _BLOCK_BYTES // (4 * columns))
     if block >= len(rows[0]):
         return jax.vmap(row)(*rows)

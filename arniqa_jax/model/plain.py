@@ -1,9 +1,7 @@
-"""The layers of the ResNets in plain JAX: what a TPU or a GPU runs.
+"""The layers of the ResNets in plain JAX, for TPU and GPU.
 
-Their compilers fuse these forms well, so little here is written for speed. The forms
-for XLA:CPU are in `cpu_kernels`.
-
-Images are NHWC, kernels HWIO.
+The compilers for TPU and GPU fuse these forms well, so little here is written for
+speed. The forms for XLA:CPU are in `cpu_kernels`. Images are NHWC, kernels HWIO.
 """
 
 import jax
@@ -41,22 +39,22 @@ def normalize(
     within: tuple[int, ...],
     epsilon: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalise in float32, by the statistics of x.
+    """Return x normalised in float32 by its own statistics, and the statistics.
 
     Args:
       x: (..., C).
-      scale_C: factors after the normalisation.
+      scale_C: factors applied after the normalisation.
       bias_C: added at the end.
-      within: the axes whose values are normalised together.
+      within: the axes whose values share a mean and variance.
       epsilon: added to the variance.
 
     Returns:
-      The result, float32 of the shape of x; means and biased variances, of the shape of
-      x without the axes of `within`.
+      The result, float32 of the shape of x, then means and biased variances, both of
+      the shape of x without the axes of `within`.
     """
     wide = x.astype(jnp.float32)
     mean = wide.mean(within)
-    # One pass over x instead of two: var = E[x^2] - E[x]^2.
+    # var = E[x^2] - E[x]^2 needs one pass over x instead of two.
     var = jnp.maximum((wide * wide).mean(within) - mean**2, 0)
     factor = _as_row(scale_C, mean) * lax.rsqrt(var + epsilon)
     shift = _as_row(bias_C, mean) - mean * factor

@@ -1,8 +1,8 @@
 """ResNet-18, -34 and -50 in the topology and with the names of torchvision (v1.5).
 
-`layer1.0.conv1.weight` there is `params['layer1_0']['conv1']['kernel']` here, so that
-weights map by name. Images are NHWC; parameters and batch statistics are float32,
-`dtype` is that of the computation.
+torchvision's `layer1.0.conv1.weight` is `params['layer1_0']['conv1']['kernel']` here,
+so that weights map by name. Images are NHWC. Parameters and batch statistics are
+float32; `dtype` is the dtype of the computation.
 """
 
 import functools
@@ -18,7 +18,7 @@ from arniqa_jax.model.convolution import Conv, max_pool
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the block of ResNet-18 and -34."""
+    """Two 3x3 convolutions with a residual connection, as in ResNet-18 and -34."""
 
     width: int
     stride: int
@@ -40,7 +40,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride, v1.5) and 1x1: the block of ResNet-50."""
+    """Convolutions 1x1, 3x3 and 1x1 with a residual connection, as in ResNet-50.
+
+    As in v1.5, the 3x3 convolution has the stride.
+    """
 
     width: int
     stride: int
@@ -65,7 +68,7 @@ class Bottleneck(nn.Module):
 
 
 class Architecture(NamedTuple):
-    """Block type, blocks in each of the four stages, channels of the first stage."""
+    """Type of block, number of blocks per stage, channels of the first stage."""
 
     block: type[BasicBlock] | type[Bottleneck]
     stages: tuple[int, int, int, int]
@@ -73,7 +76,7 @@ class Architecture(NamedTuple):
 
     @property
     def feature_dim(self) -> int:
-        """Number of features after the global average pool."""
+        """Number of features after global average pooling."""
         return self.width * 2 ** (len(self.stages) - 1) * self.block.expansion
 
 
@@ -87,16 +90,16 @@ ARCHITECTURES = {
 
 
 class ResNet(nn.Module):
-    """The encoder without its classifier.
+    """The encoder: a ResNet without its classifier.
 
     Attributes:
       architecture: a row of `ARCHITECTURES`.
-      dtype: of the computation.
+      dtype: dtype of the computation.
       batch_norm_groups: see `BatchNorm.groups`.
-      rematerialize: whether the gradient computes the inside of each block a second
-        time, instead of keeping it.
+      rematerialize: whether the backward pass recomputes the activations inside each
+        block instead of storing them.
       views: see `BatchNorm.views`.
-      precision: of float32 products on an accelerator, see `simclr.SimCLR`.
+      precision: precision of float32 products on an accelerator, see `simclr.SimCLR`.
     """
 
     architecture: Architecture
@@ -108,7 +111,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, *, train: bool) -> jax.Array:
-        """Returns the pooled features, (N, feature_dim) float32, not normalised."""
+        """Return the pooled features, (N, feature_dim) float32, not normalised."""
         block, stages, width = self.architecture
         conv = functools.partial(Conv, dtype=self.dtype, precision=self.precision)
         norm = functools.partial(
@@ -118,7 +121,7 @@ class ResNet(nn.Module):
             dtype=self.dtype,
         )
         if self.rematerialize:
-            block = nn.remat(block, static_argnums=(2,))  # `train`; 0 is the module
+            block = nn.remat(block, static_argnums=(2,))  # `train`; 0 is `self`
         x = conv(width, 7, 2, name="conv1")(x_NHWC)
         x = nn.relu(norm(name="bn1")(x, train=train))
         x = max_pool(x)

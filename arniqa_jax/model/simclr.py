@@ -1,6 +1,6 @@
-"""The model that is pre-trained: input normalisation, encoder, projector, two views.
+"""The model for pre-training: input normalisation, encoder, projector, two views.
 
-Images are float32 NHWC in [0, 1]; features and embeddings are float32 with rows of
+Images are float32 NHWC in [0, 1]. Features and embeddings are float32 with rows of
 length 1. Source: Agnolucci et al., "ARNIQA", WACV 2024.
 """
 
@@ -11,7 +11,7 @@ from flax import linen as nn
 from arniqa_jax import errors
 from arniqa_jax.model import losses, resnet
 
-# ImageNet's statistics, of RGB in [0, 1].
+# Mean and standard deviation of ImageNet, for RGB in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -21,16 +21,18 @@ class SimCLR(nn.Module):
 
     Attributes:
       arch: a name of `resnet.ARCHITECTURES`.
-      embedding_dim: outputs of the projector.
-      normalize_features: whether the projector sees features of length 1 (the paper).
+      embedding_dim: number of outputs of the projector.
+      normalize_features: whether features are scaled to length 1 before the projector,
+        as in the paper.
       projector_norm: 'none', or 'batch' for BatchNorm after the first layer.
-      dtype: of the computation, 'float32' or 'bfloat16'; parameters, statistics,
+      dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, statistics,
         features and embeddings are float32.
       batch_norm_groups: see `resnet.BatchNorm.groups`.
       rematerialize: see `resnet.ResNet.rematerialize`.
-      precision: of float32 convolutions and products on an accelerator. 'default' is
-        the fastest: one pass in bfloat16 on a TPU, TF32 on a GPU. 'highest' computes in
-        float32. A CPU always computes in float32, and bfloat16 has one precision.
+      precision: precision of float32 convolutions and products on an accelerator.
+        'default' is the fastest: one pass in bfloat16 on a TPU, TF32 on a GPU.
+        'highest' computes in float32. A CPU always computes in float32, and bfloat16
+        has only one precision.
     """
 
     arch: str = "resnet50"
@@ -64,7 +66,7 @@ class SimCLR(nn.Module):
     def __call__(
         self, images_NHWC: jax.Array, *, train: bool, views: int = 1
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns features (N, feature_dim) and embeddings (N, embedding_dim).
+        """Return features (N, feature_dim) and embeddings (N, embedding_dim).
 
         Args:
           images_NHWC: in [0, 1].
@@ -104,11 +106,12 @@ class SimCLR(nn.Module):
 def embed_views(
     model: SimCLR, params, batch_stats, view_a: jax.Array, view_b: jax.Array
 ) -> tuple[jax.Array, jax.Array, dict]:
-    """Both views in training mode, each normalised by its own batch statistics.
+    """Return the embeddings of both views in training mode, and the new statistics.
 
-    They go through the layers together, a row of A and a row of B in turn. Two passes
-    would compute the same, but XLA would sum each kernel's gradient over the devices
-    twice, and compile every layer twice.
+    Each view is normalised by its own batch statistics. Both views go through the
+    layers together, with their rows interleaved. Two separate passes would compute the
+    same values, but XLA would sum the gradient of each kernel over the devices twice,
+    and compile every layer twice.
 
     Args:
       model: the module.
@@ -133,7 +136,7 @@ def embed_views(
 
 
 class Linear(nn.Module):
-    """A dense layer that starts as PyTorch's `nn.Linear`: U(-k, k), k = fan_in^-1/2."""
+    """A dense layer with PyTorch's initial values: U(-k, k), k = fan_in^-1/2."""
 
     width: int
     dtype: jnp.dtype
