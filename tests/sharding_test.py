@@ -110,7 +110,7 @@ def test_the_only_task_of_a_slurm_node_has_all_its_gpus(
     ("arguments", "message"),
     [
         (("127.0.0.1:1", None, 0), "give the missing ones"),
-        (("127.0.0.1:1", 2, 2), "has to be in 0..1"),
+        (("127.0.0.1:1", 2, 2), "must be in 0..1"),
         (("127.0.0.1", 2, 0), "expected host:port"),
         (("host:http", 2, 0), "expected host:port"),
     ],

@@ -1,1 +1,1 @@
-"""Several devices and several processes: the mesh, shardings, joint decisions."""
+"""Several devices and processes: the mesh, shardings, joint decisions, shutdown."""

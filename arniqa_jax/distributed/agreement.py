@@ -1,7 +1,7 @@
-"""What the processes of a run decide together, and how one ends without the others.
+"""Joint decisions of the processes of a run, and the exit of one process alone.
 
-Everything here is called by all processes at the same place, and costs nothing where
-there is but one.
+All processes call the functions that communicate, at the same point of the program.
+With a single process these functions cost nothing.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-# There is no public way to the store that the processes of JAX share.
+# JAX has no public interface to the key-value store that its processes share.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
@@ -24,22 +24,29 @@ from arniqa_jax import errors
 _MESSAGE_BYTES = 4096
 _GRACE = 2.0
 _ALIVE = "arniqa_jax/alive"
-# What the messages of a broken collective have in them, by backend.
+# Substrings of the error messages of a broken collective, one per backend.
 _LOST = ("Gloo", "NCCL", "coordination service", "heartbeat", "UNAVAILABLE")
 
 
 def agree(value: int) -> int:
-    """What process 0 sees: for others, a shared file system may lag behind."""
+    """Return the value of process 0.
+
+    It can differ from the value of other processes, because a shared file system may
+    show changes to them late.
+    """
     if jax.process_count() == 1:
         return value
     return multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
 
 
 def on_first_process(action: Callable[[], object]) -> None:
-    """Calls `action` on process 0; all wait, and all raise what it could not do.
+    """Call `action` on process 0 only.
+
+    Every process waits. If `action` raises an error, every process raises it.
 
     Raises:
-      ArniqaError: raised by `action`, or made of its OSError; a UsageError stays one.
+      ArniqaError: raised by `action`, or in place of its OSError. A UsageError remains
+        a UsageError.
     """
     if jax.process_count() == 1:
         action()
@@ -60,10 +67,10 @@ def on_first_process(action: Callable[[], object]) -> None:
 
 
 def wait_for_all(place: str) -> None:
-    """Returns when all processes have come here.
+    """Wait until all processes have called this function.
 
     Args:
-      place: a name, the same on all.
+      place: a name, the same on all processes.
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
@@ -71,14 +78,15 @@ def wait_for_all(place: str) -> None:
 
 @contextlib.contextmanager
 def reporting_lost_process() -> Iterator[None]:
-    """Turns the error of a collective that another process has left into a line.
+    """Raise a one-line error if a collective fails because another process has ended.
 
     Raises:
       LostProcessError: another process has ended.
     """
     try:
         yield
-    # JAX raises the one where it waits for a result, the other where it dispatches.
+    # JAX raises JaxRuntimeError where it waits for a result, and ValueError where it
+    # dispatches.
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _LOST):
             raise
@@ -87,14 +95,16 @@ def reporting_lost_process() -> Iterator[None]:
 
 
 def watch(heartbeat_seconds: float) -> None:
-    """Starts a thread that ends this process when another one falls silent.
+    """Start a thread that ends this process when another one is silent for too long.
 
-    A collective may wait for a dead process for ever. JAX ends it too, but by a crash,
-    under a page of C++; this thread is earlier and says it in a line. Only the death of
-    process 0, which holds the store, is left to JAX.
+    A collective may wait forever for a dead process. JAX's own heartbeat also ends the
+    process, but by a crash with a page of C++ stack trace. This thread acts earlier and
+    prints one line. Only the death of process 0, which holds the key-value store, is
+    left to JAX.
 
     Args:
-      heartbeat_seconds: after so long without a word this process has ended.
+      heartbeat_seconds: this process ends when another one has been silent for this
+        long.
     """
     threading.Thread(
         target=_watch, args=(heartbeat_seconds,), name="watch", daemon=True
@@ -110,14 +120,14 @@ def _watch(heartbeat_seconds: float) -> None:
             client.key_value_set(f"{_ALIVE}/{rank}", str(beat), allow_overwrite=True)
             said = dict(client.key_value_dir_get(_ALIVE))
         except (jax.errors.JaxRuntimeError, ValueError):
-            return  # process 0 is gone, or this one is on its usual way out
+            return  # process 0 is gone, or this process is exiting
         now = time.monotonic()
         for other, (last, moment) in heard.items():
             word = said.get(f"{_ALIVE}/{other}", "")
             if word != last:
                 heard[other] = (word, now)
             elif now - moment > 0.7 * heartbeat_seconds:
-                # Not through logging, whose lock may be held where all stands still.
+                # Do not use logging: a blocked thread may hold its lock.
                 line = _lost(f"process {other} was silent for {now - moment:.0f} s")
                 os.write(2, f"error: {line}\n".encode())
                 leave(errors.LostProcessError.exit_code, 0.2 * heartbeat_seconds)
@@ -126,21 +136,22 @@ def _watch(heartbeat_seconds: float) -> None:
 def _lost(how: str) -> str:
     return (
         f"process {jax.process_index()} of {jax.process_count()} has lost another one "
-        f"({how}), whose own output says why. Start all of them again: the run resumes "
-        "at its last checkpoint"
+        f"({how}), whose own output says why. Start all processes again: the run "
+        "resumes at its last checkpoint"
     )
 
 
 def leave(code: int, grace: float = _GRACE) -> None:
-    """Ends this process, if it is one of several, without waiting for the others.
+    """End this process without the shutdown barrier, if it is one of several.
 
-    They find out: at once where the connections break, otherwise by its heartbeat. The
-    usual end of a JAX process waits for all, and crashes when they do not come.
+    The other processes notice it: at once if their connections to it break, otherwise
+    by the heartbeat. A normal exit of a JAX process waits for all processes, and
+    crashes if they do not arrive.
 
     Args:
       code: the exit code.
-      grace: seconds that process 0 stays for the others to say what they have to say;
-        with it goes the service that keeps them together.
+      grace: seconds that process 0 waits, so that the others can print their errors;
+        the coordination service that connects them ends with process 0.
     """
     if not jax.distributed.is_initialized():
         return
@@ -152,6 +163,6 @@ def leave(code: int, grace: float = _GRACE) -> None:
 
 
 def leave_after_traceback(*exception) -> None:
-    """A `sys.excepthook` for one of several processes."""
+    """Print the traceback and end this process: a `sys.excepthook` for `leave`."""
     sys.__excepthook__(*exception)
     leave(errors.ArniqaError.exit_code)

@@ -1,7 +1,7 @@
-"""Devices: the mesh, the two shardings, host batches onto devices, several processes.
+"""Devices: the mesh, two shardings, transfer of batches, and start of processes.
 
-One mesh axis, `data`. At 25 M parameters every device holds all of them; only the batch
-is divided.
+The mesh has one axis, `data`. A model of 25 M parameters fits on every device, so
+parameters are replicated and only the batch is divided.
 """
 
 import os
@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from arniqa_jax import errors
 from arniqa_jax.distributed import agreement
 
-# What JAX needs of a Slurm task's environment.
+# The environment variables of a Slurm task that JAX needs.
 _SLURM = {
     "SLURM_JOB_ID",
     "SLURM_STEP_NODELIST",
@@ -37,21 +37,21 @@ def start_processes(
     *,
     heartbeat_seconds: int = 60,
 ) -> None:
-    """Joins the processes of one run; does nothing where there is but one.
+    """Connect the processes of one run; do nothing if there is only one.
 
-    Without arguments, those that a cluster has started: the hosts of a TPU slice, the
-    tasks of a Slurm step, the ranks of `mpirun`.
+    Without arguments, the processes are those that a cluster has started: the hosts of
+    a TPU slice, the tasks of a Slurm step, or the ranks of `mpirun`.
 
     Args:
       coordinator: `host:port` of process 0.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
-      heartbeat_seconds: a process that was silent for so long is taken for dead, and
-        the others end.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
+      heartbeat_seconds: a process that is silent for this long counts as dead, and the
+        others end.
 
     Raises:
-      UsageError: some of the three are missing, or they contradict each other, or the
-        port is in use.
+      UsageError: some of the three arguments are missing or contradict each other, or
+        the port is in use.
     """
     given = [v is not None for v in (coordinator, num_processes, process_id)]
     options = {}
@@ -63,7 +63,7 @@ def start_processes(
             )
         if not 0 <= process_id < num_processes:
             raise errors.UsageError(
-                f"--process_id={process_id} has to be in 0..{num_processes - 1}, below "
+                f"--process_id={process_id} must be in 0..{num_processes - 1}, below "
                 f"--num_processes={num_processes}"
             )
         _check_address(coordinator, process_id)
@@ -73,18 +73,19 @@ def start_processes(
             "process_id": process_id,
         }
         logging.info(
-            "process %d of %d: meeting at %s", process_id, num_processes, coordinator
+            "process %d of %d: connecting to %s", process_id, num_processes, coordinator
         )
     elif not started_by_cluster(os.environ, jax.config.jax_platforms):
         return
     else:
         options = {"local_device_ids": _devices_of_slurm_task(os.environ)}
-    # Its notifier would swallow SIGTERM from here to the end of the process; the loop
-    # agrees on a stop by itself, and elsewhere the signal has to end the process.
+    # JAX's preemption notifier would catch SIGTERM from here to the end of the process.
+    # The training loop agrees on a stop by itself, and outside the loop SIGTERM must
+    # end the process.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         **options,
-        # Its own heartbeats are the second line, behind `agreement.watch`.
+        # JAX's own heartbeat is the fallback for `agreement.watch`.
         heartbeat_timeout_seconds=2 * heartbeat_seconds,
         shutdown_timeout_seconds=2 * heartbeat_seconds,
     )
@@ -92,19 +93,20 @@ def start_processes(
     agreement.watch(heartbeat_seconds)
     _introduce_devices()
     if jax.process_index() > 0:
-        # What happens is told once; what goes wrong, by each.
+        # Process 0 alone reports progress. Every process reports its own problems.
         logging.set_verbosity(logging.WARNING)
 
 
 def started_by_cluster(environment: Mapping[str, str], platforms: str | None) -> bool:
-    """Whether this is one of several processes that JAX can find the others of.
+    """Return whether a cluster has started several processes, which JAX can connect.
 
     Args:
       environment: the environment variables.
-      platforms: JAX's, which begin with `tpu` where JAX has found itself on a TPU VM.
+      platforms: JAX's platforms; they begin with `tpu` if JAX has found itself on a TPU
+        VM.
 
     Raises:
-      UsageError: Open MPI in a version that JAX cannot ask.
+      UsageError: this version of Open MPI does not give the address that JAX needs.
     """
     if (platforms or "").startswith("tpu"):
         hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
@@ -112,7 +114,7 @@ def started_by_cluster(environment: Mapping[str, str], platforms: str | None) ->
         )
         if hosts:
             return "," in hosts or int(environment.get("MEGASCALE_NUM_SLICES", 1)) > 1
-        # Outside GKE the metadata server alone knows; JAX asks it.
+        # Outside GKE only the metadata server knows the hosts, and JAX asks it.
         return "TPU_SKIP_MDS_QUERY" not in environment
     ranks = int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
     if ranks > 1:
@@ -124,22 +126,26 @@ def started_by_cluster(environment: Mapping[str, str], platforms: str | None) ->
                 "--process_id=$OMPI_COMM_WORLD_RANK"
             )
         return True
-    # A batch script itself has SLURM_NTASKS too, but is no task of a step.
+    # A batch script also has SLURM_NTASKS, but it is not a task of a step.
     return environment.keys() >= _SLURM and int(environment["SLURM_NTASKS"]) > 1
 
 
 def _devices_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
-    """All GPUs of the node for its only task, which JAX would give the first alone."""
+    """Return all GPUs of the node if it has one task, else None.
+
+    JAX would give such a task only the first GPU.
+    """
     gpus = environment.get("SLURM_GPUS_ON_NODE")
     alone = environment.get("SLURM_STEP_NUM_NODES") == environment.get("SLURM_NTASKS")
     return list(range(int(gpus))) if gpus and alone else None
 
 
 def _introduce_devices() -> None:
-    """Has all devices, and one of each process, do something together once.
+    """Run a collective over all devices once, and one over all processes.
 
-    On CPUs they have 30 seconds for their first meeting, which they would miss later,
-    when one process compiles for longer than another; then nothing presses them.
+    On CPUs, the first collective must succeed within 30 seconds. If it came later, one
+    process could compile for longer than this and miss it. Later collectives have no
+    such limit.
     """
     agreement.wait_for_all("all processes have started")
     mesh = make_mesh()
@@ -156,7 +162,7 @@ def _check_address(coordinator: str, process_id: int) -> None:
             "127.0.0.1:8476"
         )
     if process_id == 0:
-        # JAX would crash.
+        # JAX would crash if the port were in use.
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -169,19 +175,22 @@ def _check_address(coordinator: str, process_id: int) -> None:
 
 
 def make_mesh() -> Mesh:
-    """A mesh of all devices of all processes along `data`."""
-    # Under the explicit axis types that are now the default, `z @ z.T` of a sharded
-    # batch is an error.
+    """Return a mesh of all devices of all processes along `data`."""
+    # Axis types are explicit by default. With explicit types, `z @ z.T` of a sharded
+    # batch raises an error.
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same values on every device: parameters, statistics, metrics."""
+    """Return the sharding with the same values on every device.
+
+    Parameters, statistics and metrics have this sharding.
+    """
     return NamedSharding(mesh, P())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts arrays that every process has onto all devices of all processes."""
+    """Return arrays on all devices, given arrays that every process has."""
     everywhere = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, everywhere)
@@ -189,7 +198,8 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     def put(x):
         if isinstance(x, jax.Array) and x.sharding == everywhere:
             return x
-        # By way of the host: what lies on a device of one process stays there.
+        # The value goes through the host, because a device of one process cannot
+        # transfer it to a device of another process.
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, everywhere, x.__getitem__)
 
@@ -197,12 +207,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis divided over the devices: batches."""
+    """Return the sharding of a batch: the leading axis divided over the devices."""
     return NamedSharding(mesh, P("data"))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
-    """Raises UsageError where a batch cannot be divided evenly."""
+    """Raise UsageError if a batch cannot be divided evenly over the devices."""
     parts = mesh.size * accumulation
     if batch_size % parts:
         raise errors.UsageError(
@@ -213,9 +223,10 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulation: int = 1) -> None
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Joins the parts that the processes hold into global arrays on the devices."""
+    """Return global arrays on the devices, joined from the rows of each process."""
     sharding = over_batch(mesh)
-    # Meant to travel, also where JAX takes it for an oversight: on several processes.
+    # This transfer is intended. JAX's transfer guard would report it if there are
+    # several processes.
     with jax.transfer_guard("allow"):
         return {
             name: jax.make_array_from_process_local_data(sharding, value)

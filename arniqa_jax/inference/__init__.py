@@ -1,1 +1,1 @@
-"""From images to features; evaluation and scoring share it."""
+"""From images to features, for evaluation and for scoring."""

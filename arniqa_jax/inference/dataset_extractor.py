@@ -1,6 +1,7 @@
-"""Features of the images of a labelled dataset: extracted once, kept on disk.
+"""Features of the images of a labelled dataset, extracted once and cached on disk.
 
-Shapes: R rows (images) to extract, C crops (5 or 1), D features of both scales.
+Shapes: R rows (images) to extract, C crops (5 or 1), D features of both scales; P
+processes, B images of a process in a block.
 """
 
 import dataclasses
@@ -25,24 +26,26 @@ from arniqa_jax.inference.extractor import Encoder, Extractor, map_in_threads
 from arniqa_jax.inference.feature_store import Features
 from arniqa_jax.inference.preprocessing import View
 
-# Part of every cache key. Raise it when the protocol or the file format changes.
+# The format is part of every cache key. Increase it when the protocol or the file
+# format changes.
 _FORMAT = 2
-# Images of each process between two exchanges of features.
+# Number of images that each process embeds between two exchanges of features.
 _IMAGES_PER_EXCHANGE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetExtractor:
-    """How features are obtained; the same for all datasets of an evaluation.
+    """Extracts features in the same way for all datasets of an evaluation.
 
-    With several processes, all of them call `extract`. Each decodes and embeds its
-    share of the images, and all get the features.
+    With several processes, all of them call `extract`. Each process decodes and embeds
+    a part of the images, and all processes receive all features.
 
     Attributes:
       encoder: the encoder.
-      cache_dir: where features are kept, below the fingerprint of the encoder.
+      cache_dir: parent directory of the features; they are in a subdirectory named by
+        the fingerprint of the encoder.
       crops: `five` or `whole`.
-      workers: threads that decode images.
+      workers: number of threads that decode images.
     """
 
     encoder: Encoder
@@ -55,7 +58,7 @@ class DatasetExtractor:
 
     @functools.cached_property
     def directory(self) -> pathlib.Path:
-        """The directory of this encoder's features, below `cache_dir`."""
+        """The directory of this encoder's features, under `cache_dir`."""
         return pathlib.Path(self.cache_dir) / self.encoder.fingerprint[:16]
 
     @functools.cached_property
@@ -69,15 +72,18 @@ class DatasetExtractor:
         *,
         full_reference: bool = False,
     ) -> Features:
-        """Extract, or find, the features of some or all images of a dataset.
+        """Return the features of some or all images of a dataset.
+
+        They come from the cache if it has them; otherwise they are extracted.
 
         Args:
           benchmark: the dataset.
           rows: sorted indices of the images; None for all.
-          full_reference: also extract the features of the pristine references.
+          full_reference: whether to also extract the features of the pristine
+            references.
 
         Raises:
-          ImageError: an image cannot be decoded and the dataset has to be complete.
+          ImageError: an image cannot be decoded, and the dataset must be complete.
           ArniqaError: there is not enough space on the disk.
         """
         rows = np.arange(len(benchmark)) if rows is None else rows
@@ -108,14 +114,14 @@ class DatasetExtractor:
 
         Args:
           images: the images.
-          rows: indices of those to extract.
-          title: of the dataset, for progress and the name on disk.
-          skip_unreadable: give NaN and a warning for an unreadable image, instead of
-            an error.
+          rows: indices of the images to extract.
+          title: name of the dataset, for progress messages and the directory.
+          skip_unreadable: whether an unreadable image gives NaN and a warning instead
+            of an error.
 
         Raises:
           ImageError: an image cannot be decoded.
-          ArniqaError: the same, on another process.
+          ArniqaError: an image cannot be decoded on another process.
         """
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in title.lower())
         key = self._key(images, rows, skip_unreadable)
@@ -139,7 +145,7 @@ class DatasetExtractor:
                 writer.append(block_BCD)
                 bar.update(len(block_BCD))
                 if not terminal:
-                    # A file of lines, in place of the bar.
+                    # In a log file, progress is a line per minute instead of the bar.
                     logging.log_every_n_seconds(
                         logging.INFO,
                         "%s: %d of %d images",
@@ -168,7 +174,8 @@ class DatasetExtractor:
         block = processes * _IMAGES_PER_EXCHANGE
         for start in range(0, len(rows), block):
             left = len(rows) - start
-            # Process i has the rows i, i + processes, ...; the last of them may lack.
+            # Process i has the rows i, i + processes, .... The last row of a process
+            # may be missing.
             mine = itertools.islice(features, _IMAGES_PER_EXCHANGE)
             shared_PBCD = self._exchange(mine, -(-min(left, block) // processes))
             yield np.concatenate(shared_PBCD.swapaxes(0, 1))[:left]
@@ -187,8 +194,8 @@ class DatasetExtractor:
             raise error
         if failed.any():
             raise errors.ArniqaError(
-                f"process {int(np.argmax(failed))} could not read an image; see the "
-                "error that it has printed"
+                f"process {int(np.argmax(failed))} could not read an image; its own "
+                "output has the error"
             )
         return np.asarray(multihost_utils.process_allgather(mine_BCD))
 
@@ -203,7 +210,7 @@ class DatasetExtractor:
         except errors.ImageError as error:
             if not skip_unreadable:
                 raise
-            logging.warning("left out: %s", error)
+            logging.warning("skipped: %s", error)
             return None
 
     def _key(self, images: Images, rows: np.ndarray, skip_unreadable: bool) -> str:

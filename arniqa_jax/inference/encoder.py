@@ -1,4 +1,4 @@
-"""A frozen encoder: the module, its variables and what identifies them."""
+"""A frozen encoder: the module, its variables and its fingerprint."""
 
 import dataclasses
 import functools
@@ -15,17 +15,18 @@ from arniqa_jax.model import simclr
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What evaluation and scoring need of a model.
+    """An encoder as evaluation and scoring use it.
 
     Attributes:
       module: the module.
       variables: its `params` and `batch_stats`; the projector may be missing.
-      name: what to call it in tables, for example `best (step 1200)`.
-      patch_size: side in pixels of the crops it was trained on.
-      imagenet_input: whether it sees images normalised by ImageNet's statistics, as
-        ours do, or images in [0, 1], as some imported ones.
-      precision: of float32 convolutions on an accelerator: `highest` computes in
-        float32, as a CPU does; `default` is faster, see `simclr.SimCLR`.
+      name: its name in tables, for example `best (step 1200)`.
+      patch_size: side in pixels of the crops that it was trained on.
+      imagenet_input: whether the encoder expects images normalised by ImageNet's
+        statistics, as our encoders do, or images in [0, 1], as some imported encoders
+        do.
+      precision: precision of float32 convolutions on an accelerator. `highest` computes
+        in float32, as a CPU does; `default` is faster, see `simclr.SimCLR`.
     """
 
     module: simclr.SimCLR
@@ -41,15 +42,15 @@ class Encoder:
         return self.module.feature_dim
 
     def apply(self, variables: dict[str, Any], images_BHWC: jax.Array) -> jax.Array:
-        """Pure: uint8 images to features, (B, feature_dim) float32, rows of length 1.
+        """Return features of uint8 images, (B, feature_dim) float32.
 
-        The variables are an argument, and not taken from `self`, so that a compiled
-        caller holds no copy of them.
+        Rows have length 1. The function is pure. The variables are an argument and are
+        not taken from `self`, so that a compiled caller does not contain a copy.
         """
         return self.embed(self.fold(variables), images_BHWC.astype(jnp.float32) / 255)
 
     def fold(self, variables: dict[str, Any]) -> folded_encoder.Weights:
-        """Pure: the weights for `embed`, for callers that keep them."""
+        """Return the weights for `embed`, for callers that keep them; pure."""
         return folded_encoder.fold(
             variables["params"]["encoder"], variables["batch_stats"]["encoder"]
         )
@@ -57,7 +58,7 @@ class Encoder:
     def embed(
         self, weights: folded_encoder.Weights, images_BHWC: jax.Array
     ) -> jax.Array:
-        """Pure: float images in [0, 1] to features, as `apply`."""
+        """Return features of float images in [0, 1], as `apply` does; pure."""
         return folded_encoder.embed(
             weights,
             images_BHWC,
@@ -68,7 +69,7 @@ class Encoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the architecture and every bit of the encoder's variables."""
+        """SHA-256 of the architecture and every bit of the encoder's variables."""
         described = f"{self.module.arch} {self.module.dtype}"
         described += "" if self.imagenet_input else " without normalisation"
         digest = hashlib.sha256(described.encode())

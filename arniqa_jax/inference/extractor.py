@@ -20,19 +20,19 @@ from arniqa_jax.distributed import sharding
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.preprocessing import View
 
-# Images of ten crops each that a device takes at once. More do not help a CPU, and
-# the first result comes sooner.
+# Number of images per batch and device, each with ten crops. More do not speed up a
+# CPU, and they delay the first result.
 _IMAGES_PER_DEVICE = {"cpu": 1, "gpu": 32, "tpu": 32}
-# At most this many batches of images wait for others of their size.
+# The maximum number of batches of images that wait for more images of the same size.
 _WAITING_BATCHES = 16
-# Whole images compile a program for each size. This many are kept.
+# Each size of a whole image compiles a program. At most this many programs are kept.
 _KEPT_PROGRAMS = 64
 
 
 class Encoder(Protocol):
-    """What an extractor needs of an encoder; `inference.encoder.Encoder` is one.
+    """The interface that an extractor needs; `inference.encoder.Encoder` implements it.
 
-    It is a frozen dataclass that is hashable once `variables` is left out, so that all
+    It is a frozen dataclass that is hashable without its `variables`, so that all
     encoders of one architecture share a compilation.
     """
 
@@ -56,14 +56,14 @@ class Encoder(Protocol):
 
 
 class Extractor:
-    """Features of images by one encoder.
+    """Computes the features of images by one encoder.
 
     Attributes:
       encoder: the encoder.
       crops: a key of `preprocessing.CROPS`.
       weights: the folded weights of the encoder, on all devices.
-      batch_size: images in a batch.
-      shape: (C, D), of the features of one image.
+      batch_size: number of images in a batch.
+      shape: (C, D), the shape of the features of one image.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Extractor:
         Args:
           encoder: the encoder.
           crops: `five` or `whole`.
-          batch_size: images in a batch, rounded up to a multiple of the devices; 0 for
-            a number that suits them.
-          devices: by default those of this process alone: under `jax.distributed` each
-            process has its own images.
+          batch_size: number of images in a batch, rounded up to a multiple of the
+            number of devices; 0 chooses a number that suits the devices.
+          devices: by default the devices of this process only, because under
+            `jax.distributed` each process has its own images.
         """
         devices = devices or jax.local_devices()
         self._mesh = jax.sharding.Mesh(np.array(devices), ("data",))
@@ -92,7 +92,7 @@ class Extractor:
         per_device = _IMAGES_PER_DEVICE.get(devices[0].platform, 1)
         count = len(devices)
         self.batch_size = -(-batch_size // count) * count or per_device * count
-        # The compiled functions know the encoder without its variables.
+        # The compiled functions get the encoder without its variables.
         self._stateless = dataclasses.replace(encoder, variables=None, name="")
         self.weights = jax.device_put(
             jax.jit(encoder.fold)(jax.tree.map(_of_this_process, encoder.variables)),
@@ -101,7 +101,7 @@ class Extractor:
         self._sizes: set[tuple[int, ...]] = set()
 
     def view(self, image: np.ndarray) -> View:
-        """Return what the encoder sees of an image, uint8 (H, W, 3)."""
+        """Return the pixels that the encoder sees of an image, uint8 (H, W, 3)."""
         return preprocessing.view(image, self.crops, self.encoder.patch_size)
 
     def crop_features(self, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array:
@@ -111,15 +111,16 @@ class Extractor:
     def embed(
         self, views: Iterable[tuple[Any, View | None]]
     ) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Compute the features of a stream of images, in bounded memory.
+        """Yield the features of a stream of images, in bounded memory.
 
-        Images of one size go into one batch; five crops always have one size.
+        Images of one size share a batch. Five crops always have the same size.
 
         Args:
-          views: pairs of anything and a view; the view may be None.
+          views: pairs of a tag and a view. A tag may be any object; a view may be None.
 
         Yields:
-          Pairs of the same thing and float32 (C, D), or None, in the order of `views`.
+          Pairs of the tag and float32 (C, D), or None for a view that is None, in the
+          order of `views`.
         """
         ready: dict[int, tuple[Any, np.ndarray | None]] = {}
         groups: dict[tuple[int, ...], list] = {}
@@ -158,7 +159,7 @@ class Extractor:
                         start(groups.pop(size))
                 if groups and index - emitted >= waiting:
                     start(groups.pop(next(iter(groups))))
-                # As many as run, and one more for the thread that is done first.
+                # Allow as many batches as run at once, and wait for the others.
                 yield from in_order(at_a_time)
             for group in groups.values():
                 start(group)
@@ -168,14 +169,15 @@ class Extractor:
 
     def _batches_at_a_time(self) -> int:
         if self._mesh.devices.flat[0].platform != "cpu":
-            return 2  # one is computed, the next is put on the device
+            return 2  # one batch is computed while the next one is transferred
         if self.crops == "whole":
-            return 1  # may be so large that the memory holds one
-        # One program leaves cores idle between its parts; an image for each does not.
+            return 1  # a batch may be so large that only one fits into memory
+        # One program leaves cores idle between its parallel parts, so there are as many
+        # programs as cores.
         return -(-(os.cpu_count() or 1) // self.batch_size)
 
     def _embed_batch(self, views: list[View]) -> np.ndarray:
-        """Return features (B, C, D) of views of one size, at most a batch of them."""
+        """Return features (B, C, D) of views of one size, at most one batch."""
         outputs = []
         for scale in zip(*views, strict=True):
             batch = np.zeros((self.batch_size, *scale[0].shape), np.uint8)
@@ -192,7 +194,7 @@ class Extractor:
 
 
 def _of_this_process(value: Any) -> Any:
-    """Return the copy that this process has of a value on the devices of all."""
+    """Return this process's copy of a value that is replicated over all processes."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return value.addressable_data(0)
     return value
@@ -206,7 +208,7 @@ def _embed(encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array) -> jax.Array
 def _crop_features(
     encoder: Encoder, weights: Any, crops_BCSHW3: jax.Array
 ) -> jax.Array:
-    # Rows are ordered image, crop, scale: one reshape joins the scales.
+    # The order of the rows is image, crop, scale, so one reshape joins the scales.
     images, crops = crops_BCSHW3.shape[:2]
     pixels = crops_BCSHW3.reshape(-1, *crops_BCSHW3.shape[3:])
     if pixels.dtype == jnp.uint8:
@@ -218,7 +220,7 @@ def map_in_threads(function: Callable, items: Iterable, threads: int) -> Iterato
     """Yield `function(item)` in the order of the items, computed by threads.
 
     Decoding, resizing and copying release the interpreter lock. At most `2 * threads`
-    results wait to be taken.
+    items are in flight.
     """
     waiting: collections.deque = collections.deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")

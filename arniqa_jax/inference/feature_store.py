@@ -1,12 +1,12 @@
-"""Features on disk: written in batches, resumed, renamed when complete, read in blocks.
+"""Features on disk: written in blocks, resumed, renamed when complete, read in blocks.
 
-An extraction is a directory with one float32 array. While it is written the directory
-has another name and holds a count of the images done so far, so that an interrupted
-extraction goes on where it was. With several processes the first one writes, and all
-read from the shared file system.
+An extraction is a directory with one float32 array. While it is written, the directory
+has another name and also contains the number of images done so far, so that an
+interrupted extraction resumes there. With several processes, process 0 writes, and all
+processes read from the shared file system.
 
 Shapes: N images of a dataset, R rows extracted, C crops (5 or 1), D features of a crop
-at both scales.
+at both scales, A regressors.
 """
 
 import dataclasses
@@ -23,27 +23,27 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.distributed import agreement
 
-# Progress is made safe on disk no more often than this.
+# Seconds between two flushes of the array to disk, at least.
 _SECONDS_BETWEEN_FLUSHES = 10.0
 _ARRAY, _DONE = "features.npy", "done"
 
 
 def find(directory: pathlib.Path) -> np.ndarray | None:
-    """A complete extraction, memory-mapped, or None; the same on all processes."""
+    """Return a complete extraction, memory-mapped, or None; all processes agree."""
     if not agreement.agree(directory.is_dir()):
         return None
     return np.load(directory / _ARRAY, mmap_mode="r")
 
 
 class Writer:
-    """A context in which `append` adds rows; leaving it without an error completes.
+    """Writes an extraction; the end of the context without an error completes it.
 
     Attributes:
-      done: rows that are there already; begin after them.
+      done: number of rows that exist already; append the rows after them.
     """
 
     def __init__(self, directory: pathlib.Path, shape: tuple[int, int, int]):
-        """For a `directory` that does not exist yet, and an array (R, C, D)."""
+        """Prepare an array (R, C, D) in a `directory` that does not exist yet."""
         self._final = directory
         self._partial = directory.with_name(directory.name + ".partial")
         self._shape = shape
@@ -55,7 +55,7 @@ class Writer:
             self._partial.mkdir(parents=True, exist_ok=True)
             if (self._partial / _DONE).exists():
                 self.done = int((self._partial / _DONE).read_text())
-                logging.info("going on after %d images in %s", self.done, self._partial)
+                logging.info("resuming after %d images in %s", self.done, self._partial)
                 self._array = np.load(self._partial / _ARRAY, mmap_mode="r+")
             else:
                 _check_space(self._partial, 4 * int(np.prod(self._shape)))
@@ -86,7 +86,8 @@ class Writer:
     def _flush(self) -> None:
         if self._writes:
             self._array.flush()
-            # The count may lag behind the array, never the other way.
+            # The count is written after the array. It may be too low, but never too
+            # high.
             aside = self._partial / f"{_DONE}.aside"
             aside.write_text(str(self.done))
             os.replace(aside, self._partial / _DONE)
@@ -94,7 +95,7 @@ class Writer:
 
 
 def prune(cache_dir: pathlib.Path, keep: pathlib.Path) -> None:
-    """Removes everything in `cache_dir` but the directory `keep`."""
+    """Remove everything in `cache_dir` except the directory `keep`."""
     if jax.process_index() or not cache_dir.is_dir():
         return
     for entry in cache_dir.iterdir():
@@ -107,7 +108,8 @@ def _check_space(directory: pathlib.Path, needed: int) -> None:
     if needed > free:
         raise errors.ArniqaError(
             f"{directory} needs {needed / 2**30:.1f} GiB for features, "
-            f"{free / 2**30:.1f} GiB are free: make room or choose another --workdir"
+            f"{free / 2**30:.1f} GiB are free; free some space or choose another "
+            "--workdir"
         )
 
 
@@ -117,7 +119,7 @@ class Features:
 
     Attributes:
       values_RCD: float32, memory-mapped; NaN where an image is unreadable.
-      position_N: row of each image of the dataset, -1 where it was not extracted.
+      position_N: the row of each image of the dataset, -1 if it was not extracted.
       reference_MCD: features of the M references, for the full-reference mode.
       reference_N: index of each image's reference.
     """
@@ -133,13 +135,13 @@ class Features:
 
     @property
     def width(self) -> int:
-        """Features of a crop, as a regression sees them."""
+        """Number of features of a crop, as a regression uses them."""
         return self.values_RCD.shape[2] * (1 if self.reference_MCD is None else 2)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """float64 (len(indices), C, width).
+        """Return features, float64 (len(indices), C, width).
 
-        In the full-reference mode the concatenation of f and |f - f_ref|.
+        In the full-reference mode they are f and `|f - f_ref|`, concatenated.
         """
         values = self.values_RCD[self.position_N[indices]].astype(np.float64)
         if self.reference_MCD is None:
@@ -148,31 +150,32 @@ class Features:
         return np.concatenate([values, np.abs(values - reference)], axis=-1)
 
     def means(self, indices: np.ndarray) -> np.ndarray:
-        """The mean over the crops, float64 (len(indices), width)."""
+        """Return the mean over the crops, float64 (len(indices), width)."""
         blocks = [self.take(block).mean(1) for block in _blocks(indices)]
         return np.concatenate(blocks) if blocks else np.empty((0, self.width))
 
     def predict(self, indices, weights_AD, intercepts_A) -> np.ndarray:
-        """Linear predictions (A, len(indices)), the mean over the crops of each image.
+        """Return linear predictions (A, len(indices)).
 
-        By blocks: the means of 40,000 images would be 1.3 GB.
+        A prediction is linear in the mean over the crops of an image. Predictions are
+        computed in blocks, because the means of 40,000 images would take 1.3 GB.
         """
         blocks = [weights_AD @ self.take(block).mean(1).T for block in _blocks(indices)]
         return np.concatenate(blocks, axis=1) + np.asarray(intercepts_A)[:, None]
 
     def regression_blocks(self, indices: np.ndarray, scores_N: np.ndarray) -> Iterator:
-        """Blocks of (crops, width) and, for each crop, the score of its image."""
+        """Yield blocks of features (crops, width) and, per crop, its image's score."""
         for block in _blocks(indices):
             x = self.take(block).reshape(-1, self.width)
             yield x, np.repeat(scores_N[block], self.crops)
 
     def readable(self, indices: np.ndarray) -> np.ndarray:
-        """Those of the indices whose image could be decoded."""
+        """Return the indices whose image could be decoded."""
         first = self.values_RCD[self.position_N[indices], 0, 0]
         return indices[~np.isnan(first)]
 
 
 def _blocks(indices: np.ndarray) -> Iterator[np.ndarray]:
-    # 512 images of 5 crops and 4096 features are 80 MiB in float64.
+    # 512 images of 5 crops and 4096 features take 80 MiB in float64.
     for start in range(0, len(indices), 512):
         yield indices[start : start + 512]

@@ -1,10 +1,10 @@
 """The encoder for inference: BatchNorm folded into the convolutions.
 
-With fixed statistics, BatchNorm after a convolution is a factor and a shift for each
-channel: the factor goes into the kernel, the shift becomes a bias. What is left is a
-tree `{convolution: {kernel, bias}}`, nested by blocks as in `resnet`, and a pure
-function of it and the images, which is differentiable in both. The topology is read
-from the tree.
+With fixed statistics, BatchNorm after a convolution is a factor and a shift per
+channel. The factor is multiplied into the kernel, and the shift becomes a bias. The
+result is a tree `{convolution: {kernel, bias}}`, nested by blocks as in `resnet`. The
+encoder is a pure function of this tree and the images, differentiable in both. The tree
+determines the topology.
 """
 
 import functools
@@ -17,19 +17,16 @@ from arniqa_jax.model import convolution, cpu_kernels, losses, resnet, simclr
 
 Weights = dict[str, Any]
 
-# Pixels of an image from which on a pair is work enough for one turn of a loop.
+# From this number of pixels on, two images are enough work for an iteration of a loop.
 _LARGE = 128 * 128
 
 
 def fold(params: dict[str, Any], batch_stats: dict[str, Any]) -> Weights:
-    """Folds the variables of a `resnet.ResNet`.
+    """Return the folded weights of a `resnet.ResNet`, float32.
 
     Args:
       params: its parameters.
       batch_stats: its running statistics.
-
-    Returns:
-      The weights, float32.
     """
     weights = {}
     for name, value in params.items():
@@ -58,16 +55,16 @@ def embed(
     dtype: str = "float32",
     precision: str = "highest",
 ) -> jax.Array:
-    """Features of images.
+    """Return the features of images.
 
     Args:
-      weights: of `fold`.
+      weights: the result of `fold`.
       images_NHWC: float in [0, 1].
-      imagenet_input: whether the encoder sees images less ImageNet's mean, by its
-        standard deviation; False for encoders that were trained on [0, 1].
-      dtype: of the computation.
-      precision: of float32 convolutions on an accelerator. 'highest' computes in
-        float32, so that scores agree with those of a CPU; 'default' is faster, see
+      imagenet_input: whether to subtract ImageNet's mean and divide by its standard
+        deviation first; False for encoders that were trained on images in [0, 1].
+      dtype: dtype of the computation.
+      precision: precision of float32 convolutions on an accelerator. 'highest' computes
+        in float32, so that scores agree with those of a CPU; 'default' is faster, see
         `simclr.SimCLR`.
 
     Returns:
@@ -92,7 +89,7 @@ def embed(
 
 
 def _wide(x: jax.Array, weights: Weights, precision: str) -> jax.Array:
-    """Apply what has wide maps: the stem and the first two stages."""
+    """Return the output of the layers with large maps: stem, stages 1 and 2."""
     x = jax.nn.relu(_conv(x, weights["conv1"], 2, precision))
     return _stages(convolution.max_pool(x), weights, "12", precision)
 

@@ -1,7 +1,7 @@
 """From an image to the pixels that the encoder sees.
 
-An image is seen as five crops at full and half scale, or whole at both scales. Crops
-are those of section 3 of the method; they stem from the official implementation.
+The encoder sees an image as five crops at full and half scale, or whole at both scales.
+The crops are those of the official implementation.
 
 Shapes: C crops (5, or 1 for a whole image), S scales (2: full, half), P the side of a
 crop in pixels, H and W the sides of an image.
@@ -18,23 +18,23 @@ from arniqa_jax import errors
 from arniqa_jax.data import crops
 from arniqa_jax.data import images as image_files
 
-# The crops that an image is seen as, and the name of each.
+# The ways to crop an image, and the names of the crops.
 CROPS = {
     "five": ("center", "top_left", "bottom_left", "top_right", "bottom_right"),
     "whole": ("whole",),
 }
-# What `Scorer.score` takes as an image.
+# The types of image that `Scorer.score` accepts.
 Picture = str | os.PathLike | Image.Image | np.ndarray
-# What the encoder sees of an image, uint8. Five crops are one array, (C, S, P, P, 3). A
-# whole image is two, one for each scale, (1, 1, H, W, 3).
+# The pixels that the encoder sees of an image, uint8. Five crops are one array, (C, S,
+# P, P, 3). A whole image is two arrays, one per scale, (1, 1, H, W, 3).
 View = tuple[np.ndarray, ...]
 
 
 def check_crops(name: str, *, field: str) -> str:
-    """Return `name`, one of `CROPS`.
+    """Return `name`, a key of `CROPS`.
 
     Raises:
-      UsageError: there are no such crops; `field` says where the name was given.
+      UsageError: `CROPS` has no such key; the message names the `field`.
     """
     if name not in CROPS:
         raise errors.UsageError(f"{field}={name!r}: expected one of {', '.join(CROPS)}")
@@ -42,7 +42,7 @@ def check_crops(name: str, *, field: str) -> str:
 
 
 def view(image: np.ndarray, crops_name: str, size: int) -> View:
-    """Return what the encoder sees of an image.
+    """Return the pixels that the encoder sees of an image.
 
     Args:
       image: uint8 (H, W, 3).
@@ -55,7 +55,7 @@ def view(image: np.ndarray, crops_name: str, size: int) -> View:
 
 
 def five_crops(image: np.ndarray, size: int) -> np.ndarray:
-    """The centre and the four corners, see `five_offsets`.
+    """Return the centre and corner crops of an image; see `five_offsets`.
 
     Args:
       image: uint8 (H, W, 3).
@@ -69,11 +69,12 @@ def five_crops(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def five_offsets(height: int, width: int, size: int) -> tuple[tuple[int, int], ...]:
-    """Rows and columns at which the five crops of an image start.
+    """Return the top and left offsets of the five crops of an image.
 
-    The order is centre, top left, bottom left, top right, bottom right. The centre
-    starts at side // 2 - size // 2, the others at 0 or side - size; both are negative
-    where the image is smaller, and the zeros then lie before the image.
+    The order is centre, top left, bottom left, top right, bottom right. The centre crop
+    starts at side // 2 - size // 2, the others at 0 or side - size. If the image is
+    smaller than the crop, these offsets are negative, and the zeros come before the
+    image.
     """
     bottom, right = height - size, width - size
     middle = (height // 2 - size // 2, width // 2 - size // 2)
@@ -81,7 +82,7 @@ def five_offsets(height: int, width: int, size: int) -> tuple[tuple[int, int], .
 
 
 def evaluation_crops(image: np.ndarray, size: int) -> np.ndarray:
-    """The five crops at full scale and at half scale.
+    """Return the five crops at full scale and at half scale.
 
     Args:
       image: uint8 (H, W, 3).
@@ -122,12 +123,12 @@ def to_array(image: Picture, index: int) -> np.ndarray:
     """Return the pixels of an image, uint8 (H, W, 3).
 
     Args:
-      image: a path, a Pillow image, or an array (H, W, 3) of uint8 or of float in
-        [0, 1].
-      index: of the image among others, for errors.
+      image: a path, a Pillow image, or an array (H, W, 3) of uint8 or of float in [0,
+        1].
+      index: position of the image among all images, for error messages.
 
     Raises:
-      ImageError: it cannot be read, or is no such array.
+      ImageError: the file cannot be read, or the array has another form.
     """
     if isinstance(image, str | os.PathLike):
         return image_files.decode_image(image, apply_orientation=True)
