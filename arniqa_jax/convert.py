@@ -10,11 +10,10 @@ ResNet-18, -34 and -50, CONTRIQUE's and Re-IQA's encoders (.pth needs the extra
 model directory, or the official layout of tensors to a .pth or .safetensors file.
 """
 
-import pathlib
-
 from absl import flags
 
 from arniqa_jax import command, errors
+from arniqa_jax.storage import files
 
 FLAGS = flags.FlagValues()
 FROM = flags.DEFINE_string(
@@ -48,9 +47,9 @@ def main(arguments: list[str]) -> int:
             "--from and --to are needed, for example --from=ARNIQA.pth --to=DIR"
         )
     torch_import.convert(
-        pathlib.Path(FROM.value),
-        pathlib.Path(TO.value),
-        [pathlib.Path(path) for path in REGRESSOR.value],
+        files.local_path(FROM.value, "--from"),
+        files.local_path(TO.value, "--to"),
+        [files.local_path(path, "--regressor") for path in REGRESSOR.value],
     )
     print(f"written to {TO.value}")
     return command.SUCCESS

@@ -7,8 +7,6 @@ The program takes crops, uint8 (N, 5, 2, P, P, 3) with P the crop size of the mo
 scores, float32 (N,), for any N, on cpu, cuda and tpu. JAX and flatbuffers alone run it.
 """
 
-import pathlib
-
 from absl import flags
 
 from arniqa_jax import command, errors
@@ -34,9 +32,9 @@ def main(arguments: list[str]) -> int:
             "--to=scorer.stablehlo"
         )
     from arniqa_jax.scoring import scorer
-    from arniqa_jax.storage.files import write_atomically
+    from arniqa_jax.storage.files import local_path, write_atomically
 
-    target = pathlib.Path(TO.value)
+    target = local_path(TO.value, "--to")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, export(scorer.load(MODEL.value)))
     print(f"written to {target}")

@@ -7,11 +7,10 @@ input. Columns: path, score (higher is better, nominally 0..1), error (why there
 score). Exit code 1 where an image has no score.
 """
 
-import pathlib
-
 from absl import flags
 
 from arniqa_jax import command, errors
+from arniqa_jax.storage import files
 
 FLAGS = flags.FlagValues()
 MODEL = flags.DEFINE_string(
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> int:
     from arniqa_jax.scoring import job, parts, scorer
 
     PROCESSES.start()
-    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
+    output = files.local_path(OUTPUT.value, "--output") if OUTPUT.value else None
     share = parts.Share.of_this_process(output)
     model = scorer.load(
         MODEL.value,

@@ -16,6 +16,7 @@ from absl import flags
 
 from arniqa_jax import command
 from arniqa_jax.errors import DatasetError, UsageError
+from arniqa_jax.storage.files import local_path
 
 FLAGS = flags.FlagValues()
 SOURCE = flags.DEFINE_string(
@@ -41,7 +42,7 @@ def write(source: str, output: str, *, shards: int = 0) -> tuple[str, int]:
 
     Args:
       source: folder that contains `ref_imgs`.
-      output: data_dir of TFDS; may be a path in a bucket.
+      output: data_dir of TFDS.
       shards: number of files; 0 lets TFDS choose.
 
     Returns:
@@ -54,6 +55,8 @@ def write(source: str, output: str, *, shards: int = 0) -> tuple[str, int]:
 
     from arniqa_jax.data import kadis700k_builder
 
+    source = os.fspath(local_path(source, "--source"))
+    output = os.fspath(local_path(output, "--output"))
     pristine = os.path.join(source, "ref_imgs")
     if not os.path.isdir(pristine) or not kadis700k_builder.list_files(pristine):
         raise DatasetError(f"{source}: expected a folder ref_imgs with PNG files")

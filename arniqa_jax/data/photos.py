@@ -19,6 +19,7 @@ from absl import logging
 from arniqa_jax.data import folders
 from arniqa_jax.data.images import decode_image, one_line
 from arniqa_jax.errors import DatasetError, ImageError, UsageError
+from arniqa_jax.storage.files import local_path
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -42,7 +43,7 @@ def open_photos(root: str, source: str = "auto") -> PhotoSource:
 
     Args:
       root: a folder. For `array_record` it may also be one file. For `tfds:NAME` it is
-        the `data_dir`, which may be in a bucket; if empty, TFDS's default.
+        the `data_dir`; if empty, TFDS's default.
       source: one of the five below.
 
     Sources:
@@ -50,16 +51,17 @@ def open_photos(root: str, source: str = "auto") -> PhotoSource:
     - `folder`: image files, searched recursively as `folders.walk` lists them. Of a
       KADIS-700k root, only `ref_imgs` is used.
     - `array_record`: ArrayRecord files whose records are encoded images, or files
-      written
-      by TFDS.
+      written by TFDS.
     - `tfds:NAME`: a prepared TFDS dataset. The split is `train` if there is one.
     - `builtin`: the photographs of role `train` in `BUILTIN`.
     - `auto`: by what is under the root; `builtin` if the root is empty.
 
     Raises:
-      UsageError: the source is unknown or does not fit the root.
+      UsageError: the source is unknown or does not fit the root, or the root is not a local
+        path.
       DatasetError: the root has no photographs, or fewer than two.
     """
+    root = os.fspath(local_path(root, "data.root")) if root else ""
     if source.startswith("tfds:"):
         photos = _open_tfds(source.removeprefix("tfds:"), root)
     elif source == "builtin" or (source == "auto" and not root):

@@ -8,12 +8,12 @@ distortions at their 5 levels with the values of their parameters, and DIR/chain
 with scikit-image, the astronaut.
 """
 
-import pathlib
 import textwrap
 
 from absl import flags, logging
 
 from arniqa_jax import command, errors
+from arniqa_jax.storage import files
 
 FLAGS = flags.FlagValues()
 OUTPUT = flags.DEFINE_string(
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise errors.UsageError(f"expected at most one image, got {len(arguments)}")
     crop = _load(arguments[0] if arguments else None)
-    folder = pathlib.Path(OUTPUT.value)
+    folder = files.local_path(OUTPUT.value, "--output")
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("distortions", draw_distortions), ("chains", draw_chains)):
         path = folder / f"{name}.png"

@@ -11,6 +11,7 @@ from arniqa_jax.datasets import catalogue, csv_table
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.evaluation import proxy
 from arniqa_jax.storage import cache
+from arniqa_jax.storage.files import local_path
 
 
 def load_benchmarks(
@@ -56,6 +57,7 @@ def defer_proxy(
       What gives the datasets; makes the proxy, when it is first called, where it is
       named and was never made on this machine.
     """
+    root = local_path(root, "evaluation.root") if str(root) else root
     opened: dict[str, Benchmark | None] = {}
     for name in names.split(","):
         benchmark = _open(name.strip(), root, allow_partial, seed)
@@ -97,5 +99,7 @@ def _open(name, root, allow_partial, seed) -> Benchmark | None:
         )
     options = {"allow_partial": allow_partial, "seed": seed}
     if kind.lower() == "csv":
-        return csv_table.open_csv(pathlib.Path(root) / path, **options)
+        return csv_table.open_csv(
+            pathlib.Path(root) / local_path(path, "csv"), **options
+        )
     return catalogue.open_benchmark(kind.lower(), pathlib.Path(root), **options)

@@ -1,7 +1,31 @@
-"""Files that are written atomically."""
+"""Local files: refusing other paths, and writing atomically."""
 
 import os
 import pathlib
+import re
+
+from arniqa_jax import errors
+
+
+def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
+    """Return the path of a local file or directory.
+
+    Args:
+      path: as the user gave it.
+      name: of the flag, the field or the argument, for the error.
+
+    Raises:
+      UsageError: it is a URL, such as `gs://bucket/run`. `pathlib` would take it for a
+        relative path and make a directory `gs:`.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", os.fspath(path))
+    if scheme:
+        raise errors.UsageError(
+            f"{name}={os.fspath(path)}: expected a local path, found a "
+            f"{scheme[1]}: URL; mount the bucket or copy the files, and give the "
+            "local path"
+        )
+    return pathlib.Path(path)
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

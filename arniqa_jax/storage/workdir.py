@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from arniqa_jax import errors
+from arniqa_jax.storage.files import local_path
 
 # Fields that a newer version of the program added, with the value that gives what the
 # versions before it computed. A run of an older version is read with these values.
@@ -27,11 +28,11 @@ class Workdir:
       path: the directory; created where it is missing.
 
     Raises:
-      UsageError: it cannot be made.
+      UsageError: it cannot be made, or is not a local path.
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path).absolute()
+        self.path = local_path(path, "--workdir").absolute()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

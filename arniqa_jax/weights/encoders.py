@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from arniqa_jax import errors
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import resnet, simclr
-from arniqa_jax.storage import cache, checkpoints, workdir
+from arniqa_jax.storage import cache, checkpoints, files, workdir
 from arniqa_jax.weights import evaluated, model_directory
 
 # Batches that the statistics of the untrained encoder are taken from, at most.
@@ -39,7 +39,9 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
 
     Raises:
       CheckpointError: there is no such run or checkpoint, or it is damaged.
+      UsageError: the path is not local.
     """
+    files.local_path(path, "model")
     if model_directory.is_model_directory(pathlib.Path(path)):
         return model_directory.read_encoder(pathlib.Path(path))
     if not os.path.exists(os.path.join(path, "config.json")):
@@ -86,7 +88,7 @@ def initial_variables(config: ConfigDict) -> dict[str, Any]:
                 "model"
             )
     else:
-        path = pathlib.Path(config.model.init)
+        path = files.local_path(config.model.init, "model.init")
     return _continued(load(path), model, config.seed)
 
 
