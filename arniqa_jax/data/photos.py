@@ -57,8 +57,8 @@ def open_photos(root: str, source: str = "auto") -> PhotoSource:
     - `auto`: by what is under the root; `builtin` if the root is empty.
 
     Raises:
-      UsageError: the source is unknown or does not fit the root, or the root is not a local
-        path.
+      UsageError: the source is unknown or does not fit the root, or the root is not
+        a local path.
       DatasetError: the root has no photographs, or fewer than two.
     """
     root = os.fspath(local_path(root, "data.root")) if root else ""
