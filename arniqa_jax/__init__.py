@@ -1,7 +1,7 @@
 """ARNIQA, no-reference image quality assessment, in JAX and Flax.
 
-Scores, features and a loss, from official weights ("kadid10k"), a model directory or
-the workdir of a run:
+Load a model from official weights ("kadid10k"), a model directory or the workdir of a
+run, and compute scores, features and a loss:
 
 >>> import arniqa_jax
 >>> model = arniqa_jax.load("MODEL")
@@ -11,10 +11,10 @@ the workdir of a run:
 >>> features = model.features(["photo.jpg"])  # (N, 5 crops, 2 x width)
 >>> features.shape == (1, 5, 2 * model.encoder.feature_dim)
 True
->>> model.quality_map("photo.jpg").ndim  # of a sliding window, (rows, columns)
+>>> model.quality_map("photo.jpg").ndim  # scores of a sliding window, (rows, columns)
 2
 
-`score_fn` is pure and differentiable, to train what makes the images:
+`score_fn` is pure and differentiable, for training a model that generates images:
 
 >>> import jax
 >>> images = jax.random.uniform(jax.random.key(0), (1, 40, 40, 3))
@@ -23,8 +23,8 @@ True
 >>> jax.grad(loss)(images).shape
 (1, 40, 40, 3)
 
-The package imports nothing heavy by itself, so that `--help` answers at once; import
-the module that is needed, for example `from arniqa_jax import degradation`.
+Importing the package loads nothing heavy, so that `--help` answers at once. Import the
+module that you need, for example `from arniqa_jax import degradation`.
 """
 
 from arniqa_jax.version import __version__

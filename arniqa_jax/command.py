@@ -1,7 +1,7 @@
-"""How every command of the package starts, reports errors and ends.
+"""How every command of the package starts, reports errors and exits.
 
-A command module defines its flags on a `FlagValues` of its own (two commands can then
-be imported into one process) and hands over at the bottom of the file:
+A command module defines its flags on its own `FlagValues`, so that two commands can be
+imported into one process. At the bottom of the file it calls `run`:
 
     FLAGS = flags.FlagValues()
     OUTPUT = flags.DEFINE_string("output", None, "Where to write.", flag_values=FLAGS)
@@ -11,8 +11,8 @@ be imported into one process) and hands over at the bottom of the file:
     if __name__ == "__main__":
         command.run(main, FLAGS, usage=__doc__)
 
-Nothing here, and nothing at the top of a command module, may import JAX: `--help` has
-to answer at once.
+Neither this module nor the top level of a command module may import JAX, because
+`--help` must answer at once.
 """
 
 import errno
@@ -33,7 +33,7 @@ from ml_collections import config_flags
 from arniqa_jax import config_files, errors
 from arniqa_jax.storage import cache
 
-# Exit codes; sysexits.h calls 75 "temporary failure, try again".
+# Exit codes; sysexits.h defines 75 as "temporary failure, try again".
 SUCCESS = 0
 FAILURE = 1
 WRONG_USE = 2
@@ -49,9 +49,11 @@ def run(
 ) -> NoReturn:
     """Parse the flags, run `main` and exit with one of the codes above.
 
+    An `ArniqaError`, a full disk or Ctrl-C prints one line.
+
     Args:
-      main: receives the positional arguments; its return value is the exit code, `None`
-        is success. An `ArniqaError`, a full disk or Ctrl-C ends in one readable line.
+      main: receives the positional arguments. Its return value is the exit code; `None`
+        means success.
       flag_values: the flags of this command.
       usage: the text of `--help`, above the list of flags.
     """
@@ -62,7 +64,8 @@ def run(
     try:
         arguments = parse_flags(sys.argv, flag_values)
         code = main(arguments)
-        # Where standard output is a full disk or a closed pipe, say so before the end.
+        # Flush here, so that a full disk or a closed pipe on standard output is still
+        # reported.
         sys.stdout.flush()
         sys.exit(code or SUCCESS)
     except errors.ArniqaError as error:
@@ -70,55 +73,60 @@ def run(
     except KeyboardInterrupt:
         code = report("stopped by Ctrl-C", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output (`| head`) has gone: not an error worth a word.
+        # The reader of our output (such as `| head`) has exited, which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except OSError as error:
         code = report(_describe_os_error(error), FAILURE)
     if "arniqa_jax.distributed.agreement" in sys.modules:
-        # One of several processes must not wait for the others, which wait for it.
+        # Skip the shutdown barrier: the other processes are already blocked on this
+        # one.
         sys.modules["arniqa_jax.distributed.agreement"].leave(code)
     sys.exit(code)
 
 
 def define_config(flag_values: flags.FlagValues) -> flags.FlagHolder:
-    """Define `--config`, which takes a path or the name of a config that ships."""
+    """Define `--config`, which takes a path or the name of a config of the package."""
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        f"One of {', '.join(config_files.names())}, or the path of a config file; "
-        "comes before the --config.FIELD=VALUE that change it.",
+        f"One of {', '.join(config_files.names())}, or the path of a config file; must "
+        "come before the --config.FIELD=VALUE that change it.",
         lock_config=True,
         flag_values=flag_values,
     )
 
 
 class ProcessFlags:
-    """The flags of a command that several processes can run together."""
+    """The flags of a command that can run as several processes."""
 
     def __init__(self, flag_values: flags.FlagValues):
         self._coordinator = flags.DEFINE_string(
             "coordinator",
             None,
-            "HOST:PORT of process 0, of several; not needed on TPUs, Slurm, Open MPI.",
+            "HOST:PORT of process 0, for a run of several processes; TPUs, Slurm and "
+            "Open MPI do not need it.",
             flag_values=flag_values,
         )
         self._num_processes = flags.DEFINE_integer(
-            "num_processes", None, "How many there are.", flag_values=flag_values
+            "num_processes", None, "Number of processes.", flag_values=flag_values
         )
         self._process_id = flags.DEFINE_integer(
-            "process_id", None, "Which this one is, from 0.", flag_values=flag_values
+            "process_id",
+            None,
+            "Index of this process, from 0.",
+            flag_values=flag_values,
         )
         self._heartbeat_seconds = flags.DEFINE_integer(
             "heartbeat_seconds",
             60,
-            "After so long without a word a process is dead, and the others end.",
+            "A process that is silent for this long counts as dead; the others end.",
             lower_bound=5,
             flag_values=flag_values,
         )
 
     def start(self) -> None:
-        """Joins the processes; comes before any other use of JAX."""
+        """Connect the processes; must come before any other use of JAX."""
         from arniqa_jax.distributed import sharding
 
         sharding.start_processes(
@@ -130,16 +138,17 @@ class ProcessFlags:
 
 
 def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
-    """Returns the positional arguments of `argv` after parsing the flags in it.
+    """Parse the flags in `argv` and return the positional arguments.
 
     Raises:
-      UsageError: an unknown flag, a misspelt or mistyped config field, a config file
-        that is missing or does not run.
+      UsageError: a flag is unknown, a config field is misspelt or has the wrong type,
+        or the config file is missing or raises an error.
     """
     try:
         arguments = flag_values(_with_config_path(argv, flag_values))[1:]
     except flags.Error as error:
-        # A config file that does not run brings its traceback: the last line says why.
+        # For a config file that raises an error, the message contains the traceback.
+        # Only its last line gives the reason.
         message = str(error).strip()
         first, _, rest = message.partition("Traceback (most recent call last)")
         message = first + rest.splitlines()[-1] if rest else message
@@ -148,16 +157,16 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
         raise errors.UsageError(_misspelt_field(error)) from error
     except (ImportError, SyntaxError) as error:
         raise errors.UsageError(f"--config cannot be read: {error}") from error
-    # grain's worker processes read absl's global flags, which nothing else parses.
+    # grain's worker processes read absl's global flags, which are not parsed otherwise.
     flags.FLAGS.mark_as_parsed()
     return arguments
 
 
 def _with_config_path(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
-    """Return `argv` with the path of the config in place of its name.
+    """Return `argv` with the name of the config replaced by its path.
 
     Raises:
-      UsageError: there is no such config.
+      UsageError: there is no config of this name.
     """
     if "config" not in flag_values:
         return argv
@@ -170,7 +179,7 @@ def _with_config_path(argv: list[str], flag_values: flags.FlagValues) -> list[st
             found[index] = match[1] + path
         else:
             continue
-        # The config may import another one of its folder: `from configs import base`.
+        # The config may import another one from its folder: `from configs import base`.
         folder = pathlib.Path(path).absolute().parent
         if folder != config_files.DIRECTORY:
             sys.path.append(str(folder.parent))
@@ -178,45 +187,45 @@ def _with_config_path(argv: list[str], flag_values: flags.FlagValues) -> list[st
 
 
 def report(message: object, code: int) -> int:
-    """Prints one line on standard error and returns `code`."""
+    """Print one line on standard error and return `code`."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     return code
 
 
 def _describe_os_error(error: OSError) -> str:
-    """The words of the system, and what to do about a full disk."""
+    """Return the system's message, with advice if the disk is full."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return str(error)
-    # Where writing fails, not opening, the system names no file.
+    # If writing fails (and not opening), the system gives no file name.
     where = f"{error.filename}: " if error.filename else ""
     return (
-        f"{where}{error.strerror}: make room and start again; what was complete before "
-        "is kept"
+        f"{where}{error.strerror}: free some space and start again; completed work is "
+        "kept"
     )
 
 
 def _prepare_environment() -> None:
     handler = py_logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    # By force: some libraries add a handler of their own when they are imported.
+    # `force` is needed because some libraries add their own handler on import.
     py_logging.basicConfig(handlers=[handler], force=True)
     logging.set_verbosity(logging.INFO)
-    # Read by JAX when it is imported. JAX_ENABLE_COMPILATION_CACHE=false is the switch.
+    # JAX reads this on import. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled")
     )
-    # Seconds; JAX's own is 1, but a start has several programs of less.
+    # In seconds. JAX's default is 1, but many programs of a start compile in less.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     _set_gpu_flags()
 
 
 def _set_gpu_flags() -> None:
-    """Tells XLA to hide communication behind computation, where there are GPUs.
+    """Set the XLA flag that overlaps communication with computation on GPUs.
 
-    The sum of the gradients of one layer then runs while those of the next are
-    computed. XLA ends the process at a flag that it does not know, so the flag is given
-    only where the plugin for NVIDIA's GPUs is installed, and before JAX reads it; what
-    the user has set comes after it, and wins.
+    The all-reduce of the gradients of one layer then runs while those of the next layer
+    are computed. XLA ends the process if it does not know a flag. So the flag is set
+    only if the plugin for NVIDIA GPUs is installed, and before JAX reads it. The user's
+    flags follow it and take precedence.
     """
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
     if any(importlib.util.find_spec(plugin) for plugin in plugins):
@@ -241,7 +250,7 @@ def _describe_flags(flag_values: flags.FlagValues) -> str:
 
 
 def _misspelt_field(error: Exception) -> str:
-    """One line out of the message of ml_collections, with the nearest name."""
+    """Return the message of ml_collections as one line, with the closest field name."""
     text = str(error)
     match = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
     if match:
@@ -250,7 +259,7 @@ def _misspelt_field(error: Exception) -> str:
 
 
 class _Formatter(py_logging.Formatter):
-    """Time and message; the level only where it is not plain information."""
+    """Formats time and message, and the level from WARNING up."""
 
     def format(self, record: py_logging.LogRecord) -> str:
         line = super().format(record)
@@ -261,13 +270,13 @@ class _Formatter(py_logging.Formatter):
 
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a wish that a loop can look at between two steps.
+    """Records SIGTERM and Ctrl-C, so that a loop can stop between two steps.
 
-    Used as a context manager around the loop. The second Ctrl-C leaves at once, as
-    `KeyboardInterrupt`.
+    Use it as a context manager around the loop. A second Ctrl-C raises
+    `KeyboardInterrupt` at once.
 
     Attributes:
-      exit_code: None while nothing was asked for; then the code to end with.
+      exit_code: None until a signal arrives, then the exit code to use.
     """
 
     def __init__(self):
@@ -288,5 +297,5 @@ class StopRequest:
         if self.exit_code is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.exit_code = INTERRUPTED if number == signal.SIGINT else START_AGAIN
-        # Not through logging: the signal may have come while its lock is held.
-        os.write(2, b"stopping after this step; once more Ctrl-C leaves at once\n")
+        # Do not use logging: the signal may have arrived while its lock was held.
+        os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")

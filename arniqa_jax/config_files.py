@@ -1,4 +1,4 @@
-"""Where `--config` looks: paths, and names of the configs that the package ships."""
+"""Find the file of `--config`: a path, or the name of a config of the package."""
 
 import difflib
 import pathlib
@@ -9,18 +9,18 @@ DIRECTORY = pathlib.Path(__file__).parent / "configs"
 
 
 def names() -> list[str]:
-    """Return the names of the configs that ship with the package, sorted."""
+    """Return the names of the configs of the package, sorted."""
     return sorted(
         path.stem for path in DIRECTORY.glob("*.py") if path.stem != "__init__"
     )
 
 
 def find(value: str) -> str:
-    """Return the path of a config, with the variant that `value` asks for, if any.
+    """Return the path of a config, with the variant that `value` names, if any.
 
     Args:
       value: `PATH` or `NAME`, each with or without `:VARIANT`. A name may end in `.py`.
-        A file in reach takes precedence over a config that ships.
+        A file at this path takes precedence over a config of the package.
 
     Raises:
       UsageError: there is neither such a file nor such a name.
@@ -31,7 +31,7 @@ def find(value: str) -> str:
     if path.removesuffix(".py") not in names():
         near = difflib.get_close_matches(pathlib.Path(path).stem, names(), n=1)
         raise UsageError(
-            f"--config={path}: there is no such file; the configs that ship are "
+            f"--config={path}: there is no such file; the configs of the package are "
             f"{', '.join(names())}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return f"{DIRECTORY / path.removesuffix('.py')}.py{colon}{variant}"

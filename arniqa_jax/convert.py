@@ -1,4 +1,4 @@
-"""Converts weights from PyTorch to a model directory, and back.
+"""Convert weights from PyTorch to a model directory, and back.
 
     python -m arniqa_jax.convert --from=ARNIQA.pth \\
         [--regressor=regressor_kadid10k.pth] --to=DIR
@@ -37,7 +37,7 @@ REGRESSOR = flags.DEFINE_multi_string(
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the flags and converts; returns the exit code."""
+    """Check the flags and convert; return the exit code."""
     from arniqa_jax.weights import torch_import
 
     if arguments:

@@ -1,12 +1,12 @@
-"""The errors that a user can cause, each printed by a command as one line.
+"""The errors that a user can cause; a command prints each as one line.
 
-A message says what was expected, what was found and what to do. Anything else that
-escapes from the package, a traceback included, is a bug.
+A message says what was expected, what was found and what to do. Any other exception
+that leaves the package, with a traceback, is a bug.
 """
 
 
 class ArniqaError(Exception):
-    """Something the user can put right; a command prints it and exits with 1."""
+    """A problem that the user can fix; a command prints it and exits with 1."""
 
     exit_code = 1
 
@@ -18,17 +18,17 @@ class UsageError(ArniqaError):
 
 
 class LostProcessError(ArniqaError):
-    """Another process of the run has ended; the code asks for all to start again."""
+    """Another process has ended; exit code 75 asks to start all processes again."""
 
     exit_code = 75
 
 
 class ImageError(ArniqaError):
-    """One image cannot be used; the message names it and gives the reason."""
+    """An image cannot be used; the message names it and gives the reason."""
 
 
 class DatasetError(ArniqaError):
-    """A folder of photographs or a labelled dataset is not as it has to be."""
+    """A folder of photographs or a labelled dataset is incomplete or malformed."""
 
 
 class CheckpointError(ArniqaError):

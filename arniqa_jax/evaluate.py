@@ -5,8 +5,9 @@
     python -m arniqa_jax.evaluate --compare A B [--workdir=DIR --config=...]
 
 The first form prints the tables and writes them, with figures and regressors, to a new
-directory below DIR/results. The second form compares two such directories; with a
-workdir it writes the comparison there, and with a config also the gMAD figures.
+directory under DIR/results. The second form compares two such directories. If a workdir
+is given, it writes the comparison there. If a config is given too, it adds the gMAD
+figures.
 """
 
 from absl import flags
@@ -18,13 +19,13 @@ CONFIG = command.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Directory of the run; without one, give --model and any directory to write to.",
+    "Directory of the run. Without a run, give --model and any directory to write to.",
     flag_values=FLAGS,
 )
 MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Model directory or other workdir to evaluate, instead of that of --workdir.",
+    "Model directory or another workdir to evaluate, instead of the run in --workdir.",
     flag_values=FLAGS,
 )
 CHECKPOINT = flags.DEFINE_string(
@@ -44,7 +45,7 @@ PROCESSES = command.ProcessFlags(FLAGS)
 COMPARE = flags.DEFINE_string(
     "compare",
     None,
-    "Directory with results.json (or a workdir with one); a second one follows.",
+    "Directory with results.json, or a workdir that contains one; B follows.",
     flag_values=FLAGS,
 )
 

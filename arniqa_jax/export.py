@@ -1,10 +1,11 @@
-"""Exports a scorer as a serialised StableHLO program, weights included.
+"""Export a scorer as a serialised StableHLO program, weights included.
 
     python -m arniqa_jax.export --model=kadid10k|DIR --to=FILE
 
 The program takes crops, uint8 (N, 5, 2, P, P, 3) with P the crop size of the model
-(224), as `arniqa_jax.inference.preprocessing.evaluation_crops` makes them. It gives
-scores, float32 (N,), for any N, on cpu, cuda and tpu. JAX and flatbuffers alone run it.
+(224), made by `arniqa_jax.inference.preprocessing.evaluation_crops`. It returns scores,
+float32 (N,), for any N, on cpu, cuda and tpu. Running it needs only JAX and
+flatbuffers.
 """
 
 from absl import flags
@@ -23,7 +24,7 @@ TO = flags.DEFINE_string("to", None, "File to write.", flag_values=FLAGS)
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the flags and exports; returns the exit code."""
+    """Check the flags and export; return the exit code."""
     if arguments:
         raise errors.UsageError(f"unexpected argument {arguments[0]!r}")
     if not MODEL.value or not TO.value:
@@ -42,10 +43,10 @@ def main(arguments: list[str]) -> int:
 
 
 def export(scorer) -> bytes:
-    """The program of a `scoring.scorer.Scorer`.
+    """Return the serialised program of a `scoring.scorer.Scorer`.
 
     Raises:
-      UsageError: it has no regressor, or one for whole images, of any size.
+      UsageError: the scorer has no regressor, or its regressor is for whole images.
     """
     import jax
     from jax import export as jax_export
@@ -55,7 +56,8 @@ def export(scorer) -> bytes:
             "only models whose regressor was fitted on crops=five can be exported"
         )
     scorer.require_regressor()
-    # Without the sharding of this machine, which would be part of the program.
+    # Remove the sharding over this machine's devices, which would become part of the
+    # program.
     params = jax.device_get(scorer.params)
     size = scorer.encoder.patch_size
     (images,) = jax_export.symbolic_shape("n")

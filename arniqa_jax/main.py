@@ -1,9 +1,10 @@
-"""Pre-trains an encoder, and evaluates it at the end.
+"""Pre-train an encoder, and evaluate it at the end.
 
     python -m arniqa_jax.main --config=pretrain --workdir=DIR \\
         [--config.data.root=PHOTOGRAPHS] [--config.FIELD=VALUE ...]
 
-The same command again resumes. The fields are explained in configs/pretrain.py.
+The same command resumes an interrupted run. The comments in configs/pretrain.py explain
+the fields.
 """
 
 from absl import flags
@@ -13,13 +14,13 @@ from arniqa_jax import command, errors
 FLAGS = flags.FlagValues()
 CONFIG = command.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run, made where missing.", flag_values=FLAGS
+    "workdir", None, "Directory of the run; created if missing.", flag_values=FLAGS
 )
 PROCESSES = command.ProcessFlags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the flags and starts the run; returns the exit code."""
+    """Check the flags and start the run; return the exit code."""
     if arguments:
         raise errors.UsageError(f"unexpected argument {arguments[0]!r}")
     if CONFIG.value is None or WORKDIR.value is None:

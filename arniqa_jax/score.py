@@ -1,10 +1,10 @@
-"""Scores images: one line each, in the order given, whatever is wrong with some.
+"""Score images: one row each, in the given order, even if some cannot be scored.
 
     python -m arniqa_jax.score --model=kadid10k|DIR PATH... [--output=scores.csv]
 
-PATH is a file, a folder (with all below it), a pattern, or - for a list on standard
+PATH is a file, a folder (searched recursively), a pattern, or - for a list on standard
 input. Columns: path, score (higher is better, nominally 0..1), error (why there is no
-score). Exit code 1 where an image has no score.
+score). The exit code is 1 if an image has no score.
 """
 
 from absl import flags
@@ -23,7 +23,7 @@ MODEL = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "File to write, .csv, .jsonl or .parquet; without it CSV on standard output.",
+    "File to write, .csv, .jsonl or .parquet; default: CSV on standard output.",
     flag_values=FLAGS,
 )
 DETAILS = flags.DEFINE_bool(
@@ -33,28 +33,28 @@ DETAILS = flags.DEFINE_bool(
     flag_values=FLAGS,
 )
 RAW = flags.DEFINE_bool(
-    "raw", False, "Scores in the scale of the regressor's dataset.", flag_values=FLAGS
+    "raw", False, "Scores on the scale of the regressor's dataset.", flag_values=FLAGS
 )
 RESUME = flags.DEFINE_bool(
     "resume",
     False,
-    "Go on, with the same model: skip the images that --output has.",
+    "Resume with the same model: skip the images that --output contains.",
     flag_values=FLAGS,
 )
 CROPS = flags.DEFINE_enum(
     "crops",
     None,
     ["five", "whole"],
-    "Centre and corners, or the whole image; by default as the regressor was fitted.",
+    "Centre and corners, or the whole image; default: as the regressor was fitted.",
     flag_values=FLAGS,
 )
 MAP = flags.DEFINE_string(
-    "map", None, "Folder for a heat map of each image, PNG.", flag_values=FLAGS
+    "map", None, "Folder for a heat map (PNG) of each image.", flag_values=FLAGS
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     0,
-    "Images in a batch; 0 for a number that suits the devices.",
+    "Images per batch; 0 chooses a number that suits the devices.",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -62,15 +62,15 @@ PRECISION = flags.DEFINE_enum(
     "precision",
     "highest",
     ["default", "high", "highest"],
-    "Of float32 convolutions on a TPU or GPU: highest gives the scores of a CPU; "
-    "default is faster, and scores differ.",
+    "Precision of float32 convolutions on a TPU or GPU. highest gives the scores of a "
+    "CPU. default is faster, and its scores differ.",
     flag_values=FLAGS,
 )
 PROCESSES = command.ProcessFlags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
-    """Checks the flags and scores; returns the exit code."""
+    """Check the flags and score; return the exit code."""
     if not MODEL.value or not arguments:
         raise errors.UsageError(
             "a model and something to score are needed, for example --model=kadid10k "

@@ -1,3 +1,3 @@
-"""The version of the package, in a file of its own so that nothing else loads."""
+"""The version of the package; this module imports nothing."""
 
 __version__ = "0.1.0"

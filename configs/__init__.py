@@ -1,5 +1,5 @@
 """The configs: each module has `get_config()`, and `--config=NAME` finds it by name.
 
-They lie at the top of the repository; `arniqa_jax/configs` is a symbolic link to this
-folder, and a wheel has the files there.
+The files are in `configs` at the top of the repository, to which `arniqa_jax/configs`
+is a symbolic link. A wheel has the files themselves in `arniqa_jax/configs`.
 """

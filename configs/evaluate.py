@@ -3,7 +3,7 @@
     python -m arniqa_jax.evaluate --config=evaluate --workdir=runs/kadis \\
         --config.evaluation.root=DATASETS --config.evaluation.datasets=live,csiq
 
-Only `evaluation.*`, `data.workers` and `seed` are read; the model is that of the
+Only `evaluation.*`, `data.workers` and `seed` are read. The model comes from the
 workdir, with its own config.
 """
 
@@ -13,7 +13,7 @@ from arniqa_jax.configs import pretrain
 
 
 def get_config() -> ConfigDict:
-    """The deltas to `pretrain`: the six datasets of the paper's table."""
+    """Return the config `pretrain` with the six datasets of the paper's table."""
     config = pretrain.get_config()
     config.evaluation.datasets = "live,csiq,tid2013,kadid10k,flive,spaq"
     return config

@@ -12,7 +12,7 @@ from arniqa_jax.configs import pretrain
 
 
 def get_config() -> ConfigDict:
-    """The deltas to `pretrain`."""
+    """Return the changes to `pretrain` for many devices."""
     config = pretrain.get_config()
     config.data.source = "array_record"
     config.data.workers = 16

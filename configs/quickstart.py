@@ -1,9 +1,10 @@
-"""A small encoder on the photographs that ship with installed packages, in minutes.
+"""A small encoder on the photographs that come with installed packages, in minutes.
 
     python -m arniqa_jax.main --config=quickstart --workdir=runs/quickstart
 
-From random weights, the paper's settings stay at chance for hundreds of steps. Small
-crops, a tiny encoder, many pairs, BatchNorm in the projector and AdamW leave it early.
+From random weights and with the paper's settings, the loss stays at chance for hundreds
+of steps. Small crops, a tiny encoder, many pairs, BatchNorm in the projector and AdamW
+make it fall early.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,10 @@ from arniqa_jax.configs import pretrain
 
 
 def get_config() -> ConfigDict:
-    """The deltas to `pretrain`; an epoch of the built-in photographs is one step."""
+    """Return the changes to `pretrain` for a short run.
+
+    One step is one epoch of the built-in photographs.
+    """
     config = pretrain.get_config()
     config.data.patch_size = 64
     config.model.arch = "tiny"
