@@ -137,7 +137,9 @@ def test_a_field_of_a_newer_version_is_named(run):
     newer = json.loads(run.config.read_text())
     newer["model"]["projector_layers"] = 3
     run.config.write_text(json.dumps(newer))
-    with pytest.raises(errors.CheckpointError, match=r"knows model.projector_layers\."):
+    with pytest.raises(
+        errors.CheckpointError, match=r"fields model.projector_layers\."
+    ):
         resume.settle(run, _config(), _EIGHTY)
 
 
@@ -145,7 +147,7 @@ def test_a_field_of_a_newer_version_is_named(run):
     ("schedule", "level", "message"),
     [
         ("constant", None, ""),
-        ("warm_restarts", "INFO", "goes on at step 51"),
+        ("warm_restarts", "INFO", "continues at step 51"),
         ("cosine", "WARNING", "step 51 has the learning rate 0.000146, where .* 1e-06"),
     ],
 )

@@ -134,7 +134,7 @@ def test_the_last_checkpoint_is_truncated(stopped):
     assert code == 1
     line = _one_line(err)
     assert f"{stopped}/checkpoints/4 cannot be read" in line
-    assert "remove this directory to go on from the one before it" in line
+    assert "remove this directory to resume from the one before it" in line
     assert _values(stopped, 2) == before
     shutil.rmtree(stopped / "checkpoints" / "4")
     code, err = _run(stopped, "step:3:SIGTERM")
@@ -158,7 +158,9 @@ def test_a_run_of_another_version(stopped):
         errors.CheckpointError, match=r"another version.*projector_layer"
     ):
         encoders.load(stopped, "last")
-    with pytest.raises(errors.CheckpointError, match=r"knows model.projector_layers\."):
+    with pytest.raises(
+        errors.CheckpointError, match=r"fields model.projector_layers\."
+    ):
         _resume(stopped)
 
 

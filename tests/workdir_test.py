@@ -21,7 +21,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "holds no run"), ("{", "damaged")]
+    ("content", "message"), [(None, "is not a run"), ("{", "damaged")]
 )
 def test_a_directory_without_a_run(tmp_path, content, message):
     if content is not None:

@@ -1,1 +1,1 @@
-"""Where bytes are kept: run directories, checkpoints, the user's cache."""
+"""Files on disk: run directories, checkpoints, atomic writes, the user's cache."""

@@ -5,6 +5,6 @@ import pathlib
 
 
 def directory() -> pathlib.Path:
-    """`arniqa_jax` in the cache directory of the user; it may not exist yet."""
+    """Return `arniqa_jax` in the user's cache directory; it may not exist yet."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return pathlib.Path(cache).expanduser() / "arniqa_jax"

@@ -1,10 +1,10 @@
-"""Checkpoints of a run, through Orbax; the only module that knows its interface.
+"""Checkpoints of a run, written by Orbax; only this module uses Orbax's interface.
 
 A checkpoint is a directory `checkpoints/STEP` with two parts: `model` (`params` and
-`batch_stats`, what evaluation reads) and `training` (`step` and `opt_state`). Orbax
-writes it under another name and renames it when it is complete, so that a killed save
-leaves nothing that could be taken for a checkpoint. What is removed is renamed first,
-for the same reason.
+`batch_stats`, which evaluation reads) and `training` (`step` and `opt_state`). Orbax
+writes a checkpoint under another name and renames it when it is complete. So a killed
+process never leaves an incomplete directory that looks like a checkpoint. For the same
+reason, a checkpoint is renamed before it is removed.
 """
 
 import importlib.metadata
@@ -21,14 +21,14 @@ from orbax.checkpoint import v1 as ocp
 
 from arniqa_jax import errors
 
-# A `training.train_step.TrainState`, which scoring has no use for.
+# The type of `training.train_step.TrainState`, which scoring does not import.
 State = TypeVar("State")
 
-_REMOVED = ".removed"  # the end of the name of what was a checkpoint
+_REMOVED = ".removed"  # suffix of a former checkpoint that is being removed
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# Orbax tells about ten lines a save; and where one fails, warnings and tracebacks of
-# its background tasks, beside the error that reaches us.
+# Orbax logs about ten lines per save. If a save fails, it also logs warnings and
+# tracebacks of its background tasks, in addition to the error that it raises.
 logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
 
 
@@ -36,11 +36,11 @@ class Checkpoints:
     """The checkpoints of one run: the last two, and the best by validation SRCC."""
 
     def __init__(self, directory: os.PathLike, config: dict[str, Any]):
-        """Opens the directory and removes what killed saves have left in it.
+        """Open the directory, and remove what killed processes have left in it.
 
         Args:
-          directory: `checkpoints/` of a workdir, created where it is missing.
-          config: stored with each checkpoint, together with library versions.
+          directory: `checkpoints/` of a workdir, created if missing.
+          config: stored with each checkpoint, together with the versions of libraries.
         """
         self._directory = pathlib.Path(directory)
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -56,21 +56,21 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the last complete checkpoint."""
+        """The step of the last complete checkpoint; None without checkpoints."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
     @property
     def best(self) -> int | None:
-        """The step with the highest validation SRCC; the last one without any."""
+        """The step with the highest validation SRCC; the last one if none has any."""
         return _best(self._checkpointer)
 
     def save(self, state: State, *, srcc: float | None = None) -> None:
-        """Starts writing a checkpoint; waits for the one before it.
+        """Start to write a checkpoint, after the previous one is complete.
 
         Args:
-          state: copied before the call returns, so that it may be donated.
-          srcc: its validation SRCC, where it was measured.
+          state: copied before the call returns, so the caller may donate it.
+          srcc: validation SRCC of the state, if it was measured.
 
         Raises:
           CheckpointError: this or the previous checkpoint could not be written.
@@ -94,10 +94,11 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is complete on disk, and old ones are gone.
+        """Wait until the last checkpoint is on disk, then remove old checkpoints.
 
         Raises:
-          CheckpointError: it could not be written; the one before it is intact.
+          CheckpointError: the last checkpoint could not be written; the one before is
+            intact.
         """
         try:
             self._checkpointer.wait()
@@ -106,15 +107,15 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def restore(self, step: int, like: State, sharding: jax.sharding.Sharding) -> State:
-        """Reads a checkpoint.
+        """Return the state that a checkpoint contains.
 
         Args:
-          step: which one.
-          like: shapes and dtypes.
-          sharding: where to put every array.
+          step: the step of the checkpoint.
+          like: a state with the expected shapes and dtypes.
+          sharding: the sharding of every array.
 
         Raises:
-          CheckpointError: it is damaged, or of another model or optimizer.
+          CheckpointError: the checkpoint is damaged, or of another model or optimizer.
         """
         parts = _load(
             self._directory / str(step),
@@ -127,7 +128,7 @@ class Checkpoints:
         return like.replace(**parts["model"], **parts["training"])
 
     def close(self) -> None:
-        """Wait for what is being written and release the directory.
+        """Wait for pending writes and release the directory.
 
         Raises:
           CheckpointError: the last checkpoint could not be written.
@@ -138,15 +139,16 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def _remove_old(self) -> None:
-        """Removes all but the last two checkpoints and the best."""
+        """Remove all checkpoints except the last two and the best."""
         if jax.process_index() > 0:
             return
         steps = [c.step for c in self._checkpointer.checkpoints]
         for step in set(steps[:-2]) - {self.best}:
             path = self._directory / str(step)
             if path.exists():
-                # Orbax would remove it in place: killed meanwhile, it would leave what
-                # looks like a checkpoint and has only some of its files.
+                # Orbax would remove the directory in place. If it were killed
+                # meanwhile, it would leave a directory that looks like a checkpoint but
+                # lacks files.
                 aside = path.with_name(f"{step}{_REMOVED}")
                 path.rename(aside)
                 shutil.rmtree(aside)
@@ -154,20 +156,22 @@ class Checkpoints:
     def _not_written(self, error: Exception) -> errors.CheckpointError:
         return errors.CheckpointError(
             f"a checkpoint could not be written to {self._directory}: "
-            f"{_reason(error)}. Free some space or mend the permissions, and run the "
+            f"{_reason(error)}. Free some space or fix the permissions, and run the "
             f"same command again: it resumes at step {self.latest or 0}"
         )
 
 
 def find(directory: os.PathLike, which: str) -> int:
-    """The step of a checkpoint of a run, which may be going on at the same time.
+    """Return the step of a checkpoint of a run.
+
+    The run may be in progress.
 
     Args:
-      directory: `checkpoints/` of its workdir.
+      directory: `checkpoints/` of the workdir.
       which: `best`, `last` or a step.
 
     Raises:
-      CheckpointError: there is none, or not this one.
+      CheckpointError: there is no checkpoint, or not the one asked for.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
@@ -191,14 +195,14 @@ def find(directory: os.PathLike, which: str) -> int:
 
 
 def save_variables(directory: os.PathLike, variables: dict[str, Any]) -> None:
-    """Writes `params` and `batch_stats` alone, for `load_variables`.
+    """Write only `params` and `batch_stats`, for `load_variables`.
 
     Args:
-      directory: does not exist yet; it appears when it is complete.
+      directory: must not exist yet; it is written atomically.
       variables: arrays of NumPy or JAX.
 
     Raises:
-      CheckpointError: they could not be written.
+      CheckpointError: the variables could not be written.
     """
     try:
         ocp.save_checkpointables(
@@ -213,14 +217,15 @@ def save_variables(directory: os.PathLike, variables: dict[str, Any]) -> None:
 def load_variables(
     directory: os.PathLike, like: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Reads `params` and `batch_stats` of one checkpoint onto the first device.
+    """Return `params` and `batch_stats` of one checkpoint, on the first device.
 
     Args:
       directory: `checkpoints/STEP`.
-      like: shapes and dtypes that are expected; None where a checksum will tell.
+      like: the expected shapes and dtypes; None if the caller compares a checksum
+        instead.
 
     Raises:
-      CheckpointError: it is missing, damaged, or of another model.
+      CheckpointError: the checkpoint is missing, damaged, or of another model.
     """
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return _load(pathlib.Path(directory), {"model": like}, one_device)["model"]
@@ -230,7 +235,7 @@ def _best(checkpointer: ocp.training.Checkpointer) -> int | None:
     measured = [c for c in checkpointer.checkpoints if c.metrics is not None]
     if not measured:
         return None if checkpointer.latest is None else checkpointer.latest.step
-    # Of equal ones the first, whatever the order in which they are listed.
+    # Among equal values the first step wins, in whatever order they are listed.
     return max(measured, key=lambda c: (c.metrics["srcc"], -c.step)).step
 
 
@@ -245,7 +250,7 @@ def _load(
     like: dict[str, Any],
     sharding: jax.sharding.Sharding,
 ) -> dict[str, Any]:
-    # Of a relative path, Orbax finds no metadata, without a word.
+    # Orbax silently finds no metadata if the path is relative.
     directory = directory.absolute()
     try:
         for part in like:
@@ -262,7 +267,7 @@ def _load(
         raise errors.CheckpointError(
             f"{directory} cannot be read as a checkpoint of this model: "
             f"{_reason(error)}. Give a complete checkpoint of the same architecture, "
-            "or remove this directory to go on from the one before it"
+            "or remove this directory to resume from the one before it"
         ) from error
 
 
@@ -289,7 +294,10 @@ def _read_every_array(part: pathlib.Path) -> None:
 
 
 def _compare(stored: dict[str, Any], like: dict[str, Any]) -> None:
-    """Raises ValueError for a difference, which Orbax would not tell so plainly."""
+    """Raise ValueError that names the first array whose shape differs.
+
+    Orbax's own message is harder to understand.
+    """
     found, expected = (
         {
             jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
@@ -308,7 +316,7 @@ def _compare(stored: dict[str, Any], like: dict[str, Any]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, without TensorStore's specification and its way there."""
+    """Return the innermost cause of an error, without TensorStore's details."""
     while error.__cause__ is not None:
         error = error.__cause__
     # TensorStore appends its details, ` [name='value']`.

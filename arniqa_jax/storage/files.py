@@ -1,4 +1,4 @@
-"""Local files: refusing other paths, and writing atomically."""
+"""Local files: check that a path is local, and write atomically."""
 
 import os
 import pathlib
@@ -11,12 +11,12 @@ def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
     """Return the path of a local file or directory.
 
     Args:
-      path: as the user gave it.
-      name: of the flag, the field or the argument, for the error.
+      path: the path as given by the user.
+      name: name of the flag, field or argument, for the error.
 
     Raises:
-      UsageError: it is a URL, such as `gs://bucket/run`. `pathlib` would take it for a
-        relative path and make a directory `gs:`.
+      UsageError: the path is a URL, such as `gs://bucket/run`. `pathlib` would treat it
+        as a relative path and create a directory `gs:`.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", os.fspath(path))
     if scheme:
@@ -46,7 +46,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # of a full disk it names none
+        error.filename = error.filename or str(path)  # not set if the disk is full
         raise
     finally:
         temporary.unlink(missing_ok=True)

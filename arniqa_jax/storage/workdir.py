@@ -1,4 +1,4 @@
-"""The directory of a run: where everything lies, its config, and who may write.
+"""The directory of a run: its paths, its config, and its lock.
 
 config.json  photographs.json  metrics.jsonl  events.*
 checkpoints/  pictures/  features/  results/
@@ -25,10 +25,10 @@ class Workdir:
     """Paths and bookkeeping of one run.
 
     Attributes:
-      path: the directory; created where it is missing.
+      path: the directory, created if missing.
 
     Raises:
-      UsageError: it cannot be made, or is not a local path.
+      UsageError: the directory cannot be created, or the path is not local.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -48,11 +48,11 @@ class Workdir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the directory; the lock of a process that died is free by itself.
+        """Lock the directory; the system releases the lock when the process ends.
 
         Raises:
-          ArniqaError: another run holds it.
-          UsageError: nothing can be written there.
+          ArniqaError: another run holds the lock.
+          UsageError: the directory is not writable.
         """
         lock = self.path / ".lock"
         try:
@@ -72,7 +72,7 @@ class Workdir:
     def _not_writable(self, error: OSError) -> errors.UsageError:
         return errors.UsageError(
             f"--workdir={self.path}: a run cannot write there ({error.strerror}); "
-            "choose a directory that can be made and written"
+            "choose a directory that you can create and write to"
         )
 
     def has_begun(self) -> bool:
@@ -88,13 +88,13 @@ class Workdir:
 
 
 def read_config(path: str | os.PathLike) -> ConfigDict:
-    """Read the config of the run in the directory `path`.
+    """Return the config of the run in the directory `path`.
 
-    A field that a newer version added is filled in where an older version began the
-    run.
+    If an older version began the run, fields that newer versions added get the values
+    that reproduce it.
 
     Raises:
-      CheckpointError: there is none, or it is damaged.
+      CheckpointError: there is no config, or it is damaged.
     """
     file = pathlib.Path(path) / "config.json"
     try:
@@ -105,15 +105,15 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
         return ConfigDict(tree).lock()
     except FileNotFoundError:
         raise errors.CheckpointError(
-            f"{path} holds no run: expected {file.name} in it, as "
-            "`python -m arniqa_jax.main --workdir=...` writes it"
+            f"{path} is not a run: expected {file.name} in it, which "
+            "`python -m arniqa_jax.main --workdir=...` writes"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise errors.CheckpointError(f"{file} is damaged: {error!r}") from error
 
 
 def config_fields(tree: dict, prefix: str = "") -> dict[str, object]:
-    """Flattens the `to_dict()` of a config: dotted names of the leaves, and values."""
+    """Return the leaves of a config's `to_dict()`, by their dotted names."""
     fields = {}
     for name, value in tree.items():
         if isinstance(value, dict):

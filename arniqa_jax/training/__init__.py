@@ -1,1 +1,1 @@
-"""Pre-training: the loop, the step, optimizers and what a run records."""
+"""Pre-training: the loop, the step, optimizers, metrics and pictures."""

@@ -1,8 +1,8 @@
-"""The loop of pre-training: build, restore, run, validate, save, evaluate at the end.
+"""The pre-training loop: build, restore, run, validate, save, evaluate at the end.
 
-The order within a turn is a contract: evaluate, save, next batch, step, log the step
-before. So the accelerator always has a step to do while the host logs, and a checkpoint
-at a step implies that its validation is done and its metrics are written.
+The order within an iteration is a contract: evaluate, save, next batch, step, log the
+previous step. So the accelerator is busy while the host logs. And a checkpoint at a
+step implies that its validation is done and its metrics are written.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ from arniqa_jax.weights import encoders
 
 
 def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
-    """Pre-trains as the config says, or resumes, and evaluates at the end.
+    """Pre-train as the config says, or resume, and evaluate at the end.
 
     Args:
       config: the tree of `configs/pretrain.py`.
       workdir_path: directory of the run.
 
     Returns:
-      The exit code: 0 when all is done, or that of a stop that was asked for.
+      The exit code: 0 if the run is complete, or the code of a requested stop.
     """
     plans.check(config)
     workdir = Workdir(workdir_path)
@@ -78,7 +78,7 @@ def _due(step: int, every: int, last: bool) -> bool:
 
 
 class _Pending(NamedTuple):
-    """A step whose metrics are still on their way from the device."""
+    """A step whose metrics are still on the device."""
 
     step: int
     metrics: dict[str, jax.Array]
@@ -87,7 +87,7 @@ class _Pending(NamedTuple):
 
 
 class _Run:
-    """One run, from the state that the workdir holds to the end."""
+    """One run, from the state in the workdir to the end."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Run:
         self._agreed_stop: int | None = None
 
     def execute(self) -> int:
-        """Trains from where the run stands, then evaluates; returns the exit code."""
+        """Train from the restored state, then evaluate; return the exit code."""
         state = self._restore()
         start = int(state.step)
         self._log = metrics_log.MetricsLog(
@@ -151,7 +151,7 @@ class _Run:
         return exit_code or 0
 
     def _restore(self) -> TrainState:
-        """The latest checkpoint, or the initial state where there is none."""
+        """Return the state of the latest checkpoint, otherwise the initial state."""
         replicated = sharding.replicated(self._mesh)
 
         def initial_state(variables):
@@ -160,7 +160,8 @@ class _Run:
         latest = agreement.agree(self._checkpoints.latest or 0)
         if latest == 0:
             variables = encoders.initial_variables(self._config)
-            # One program, not a small one for each shape of the optimizer's.
+            # Compile one program, not a small one for each shape in the optimizer's
+            # state.
             return sharding.replicate(jax.jit(initial_state)(variables), self._mesh)
         logging.info("resuming at step %d", latest)
         abstract = jax.eval_shape(
@@ -169,7 +170,7 @@ class _Run:
         return self._checkpoints.restore(latest, abstract, replicated)
 
     def _train(self, state: TrainState, stop: StopRequest) -> int | None:
-        """Runs to the last step; returns an exit code where it was asked to stop."""
+        """Run to the last step; return an exit code if a stop was requested."""
         config, plan, start = self._config, self._plan, int(state.step)
         step_fn = train_step.make_step(
             self._model,
@@ -184,15 +185,16 @@ class _Run:
         bad_photographs = pairs.BadPhotographs(self._source, config.data.max_bad_share)
         pending = None
         with self._batches(start) as batches:
-            # While the workers start.
+            # Compile while the workers start.
             batch_size, size = config.train.batch_size, config.data.patch_size
             abstract_batch = train_step.abstract_batch(batch_size, size)
             step_fn = step_fn.lower(state, abstract_batch, key).compile()
             self._clock = time.monotonic()
             for step in range(start, plan.total + 1):
                 last = step == plan.total
-                # None of several processes may stop alone: a wish travels with the next
-                # batch, and all come to know it from the metrics of that step.
+                # With several processes, none may stop alone. A stop request is part of
+                # the next batch, and all processes read it from the metrics of that
+                # step.
                 alone = jax.process_count() == 1
                 exit_code = stop.exit_code if alone else self._agreed_stop
                 stopping = last or exit_code is not None
@@ -200,7 +202,7 @@ class _Run:
                 evaluate = new and _due(step, plan.evaluate_every, last)
                 save = new and _due(step, plan.save_every, stopping)
                 if evaluate or save:
-                    # A loss that is not finite ends the run before its state is kept.
+                    # A non-finite loss must end the run before its state is saved.
                     self._log_step(pending)
                     pending = None
                 srcc = self._validate(state, step) if evaluate else None
@@ -215,11 +217,12 @@ class _Run:
                 batch = next(batches)
                 data_wait = time.monotonic() - started
                 bad_photographs.update(batch)
-                wish = stop.exit_code or 0
-                batch["stop"] = np.full_like(batch["seed"], wish, np.int32)
+                stop_code = stop.exit_code or 0
+                batch["stop"] = np.full_like(batch["seed"], stop_code, np.int32)
                 on_device = {name: batch[name] for name in train_step.BATCH}
-                # While the step before runs, its metrics being waited for below, this
-                # batch travels and this step is queued; nothing else may travel here.
+                # The previous step still runs, because its metrics are read only below.
+                # Meanwhile this batch is transferred and this step is queued. No other
+                # transfer is allowed here.
                 with jax.transfer_guard("disallow"):
                     on_device = sharding.put_batch(on_device, self._mesh)
                     state, metrics, preview = step_fn(state, on_device, key)
@@ -246,13 +249,14 @@ class _Run:
         )
 
     def _log_step(self, pending: _Pending | None) -> None:
-        """Waits for the metrics of a step, checks and writes them."""
+        """Wait for the metrics of a step, check them and write them."""
         if pending is None:
             return
         on_host = jax.device_get(pending.metrics)
         metrics = {name: on_host[name].item() for name in train_step.METRICS}
         self._agreed_stop = on_host["stop"].item() or None
-        # From the end of the step before: the next one is already on the device.
+        # The time starts at the end of the previous step, because the next step is
+        # already queued on the device.
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         if not math.isfinite(metrics["loss"]):
@@ -270,7 +274,7 @@ class _Run:
             self._log.step(pending.step, metrics)
 
     def _draw(self, step: int, preview: train_step.Preview) -> None:
-        """Writes the picture of the first pairs that this process has."""
+        """Write the picture of this process's first pairs."""
         if self._writes:
             here = jax.tree.map(
                 lambda x: np.asarray(x.addressable_shards[0].data), preview
@@ -280,7 +284,7 @@ class _Run:
 
     def _validate(self, state: TrainState, step: int) -> float | None:
         """Return the mean SRCC on the validation splits; None if it is undefined."""
-        # Here and below, as SciPy takes a second to import: not before the first step.
+        # SciPy takes a second to import, so it must not delay the first step.
         from arniqa_jax.evaluation import protocol
 
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -299,7 +303,7 @@ class _Run:
         return None if math.isnan(values["mean"]) else values["mean"]
 
     def _test(self) -> None:
-        """Evaluates the best checkpoint; beside the untrained encoder, where random."""
+        """Evaluate the best checkpoint; for a random init, also the untrained one."""
         from arniqa_jax.evaluation import protocol, report
 
         self._log.end_progress()
@@ -323,7 +327,8 @@ class _Run:
             if random:
                 print(f"\n{report.side_by_side(*results)}")
                 report.write_comparison(*results, self._workdir.results / "comparison")
-            # A batch of N pairs has 4N embeddings, and each 4N - 1 others.
+            # A batch of N pairs has 4N embeddings, and each is compared with 4N - 1
+            # others.
             chance = math.log(4 * self._config.train.batch_size - 1)
             pictures.loss_curve(
                 self._workdir.pictures / "loss.png",

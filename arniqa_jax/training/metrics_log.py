@@ -1,7 +1,8 @@
-"""What a run tells while it goes on: `metrics.jsonl`, TensorBoard, the terminal.
+"""Training metrics: `metrics.jsonl`, TensorBoard, Weights & Biases, the terminal.
 
-`metrics.jsonl` is the record: a resumed run cuts it back to the step it resumes at, so
-that at the end it has every step once, as if the run had never been interrupted.
+`metrics.jsonl` is the permanent record. A resumed run truncates it at the step where it
+resumes, so that at the end it has every step once, as if nothing had interrupted the
+run.
 """
 
 import functools
@@ -17,17 +18,17 @@ from tqdm import tqdm
 from arniqa_jax.storage.files import write_atomically
 from arniqa_jax.storage.workdir import Workdir
 
-# Fields that measure time and so differ from run to run.
+# Fields that measure time, and therefore differ between runs.
 TIMING_FIELDS = ("images_per_second", "share_of_peak", "data_wait", "seconds")
-# Seconds between two lines where the output is no terminal.
+# Seconds between two log lines if the output is not a terminal.
 _LINE_EVERY = 10.0
 
 
 class MetricsLog:
-    """Writes the metrics of a run to all places that want them.
+    """Writes the metrics of a run to all its outputs.
 
     Attributes:
-      history: the lines of `metrics.jsonl` up to the step that the run starts at.
+      history: the lines of `metrics.jsonl` up to the step where the run starts.
     """
 
     def __init__(
@@ -40,15 +41,15 @@ class MetricsLog:
         wandb_project: str,
         writes: bool,
     ):
-        """Opens the log and cuts off what lies beyond `start_step`.
+        """Open the log and remove lines after `start_step`.
 
         Args:
-          workdir: where it lies.
-          start_step: step that the run resumes at; 0 for a new one.
-          total_steps: step at which it ends.
+          workdir: the directory of the run.
+          start_step: the step where the run resumes; 0 for a new run.
+          total_steps: the step where the run ends.
           tensorboard: whether to write TensorBoard events.
           wandb_project: project of Weights & Biases; empty for none.
-          writes: whether this process writes (one of several does).
+          writes: whether this process writes; true for one process of a run.
         """
         self._total = total_steps
         self._last_line = 0.0
@@ -72,7 +73,7 @@ class MetricsLog:
         )
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Records the metrics of one step."""
+        """Record the metrics of one step."""
         self._write({"step": step, **metrics})
         shown = (
             f"loss {metrics['loss']:.4f}, "
@@ -88,7 +89,7 @@ class MetricsLog:
             logging.info("step %d/%d: %s", step, self._total, shown)
 
     def advance(self, step: int) -> None:
-        """Moves the progress bar to `step`."""
+        """Move the progress bar to `step`."""
         self._bar.update(step - self._bar.n)
 
     def evaluation(self, step: int, kind: str, values: dict[str, float]) -> None:
@@ -106,25 +107,26 @@ class MetricsLog:
 
     def _write(self, line: dict) -> None:
         if self._writes:
-            # Opened for each line: a killed process loses what it has not handed over.
+            # The file is opened for each line, because a killed process loses buffered
+            # lines.
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         for writer in self._writers:
             writer.write(line)
 
     def end_progress(self) -> None:
-        """Leaves the last state of the bar on the terminal, for others to write on."""
+        """Leave the progress bar in its last state; others can print below it."""
         self._bar.close()
 
     def close(self) -> None:
-        """Closes everything."""
+        """Close the progress bar and all writers."""
         self.end_progress()
         for writer in self._writers:
             writer.close()
 
 
 def read(path: pathlib.Path, *, until: int | None = None) -> list[dict]:
-    """The lines of a `metrics.jsonl`, up to a step; a torn last line is left out."""
+    """Return the complete lines of a `metrics.jsonl`, up to the step `until`."""
     if not path.exists():
         return []
     lines = []
@@ -139,7 +141,7 @@ def read(path: pathlib.Path, *, until: int | None = None) -> list[dict]:
 
 
 def _scalars(line: dict) -> dict[str, float]:
-    """Flattens a line: `validation` becomes `validation/live` and so on."""
+    """Return a flat line: `validation` becomes `validation/live` and so on."""
     flat = {}
     for name, value in line.items():
         if isinstance(value, dict):
@@ -156,10 +158,11 @@ class _TensorBoard:
 
     @functools.cached_property
     def _writer(self):
-        # Not before the first line: where PyTorch is installed this imports it.
+        # Import at the first line only, because tensorboardX imports PyTorch if it is
+        # installed.
         import tensorboardX
 
-        # Events of a run that was killed beyond this step are shown no more.
+        # TensorBoard then hides events after the start step, written before a kill.
         return tensorboardX.SummaryWriter(
             str(self._directory), purge_step=self._start_step + 1
         )

@@ -1,4 +1,4 @@
-"""Learning rates by step and the optimizers that follow them."""
+"""Learning-rate schedules and optimizers."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 
 from arniqa_jax import errors
 
-# The batch that `optimizer.learning_rate` is meant for: the paper's.
+# The batch size that `optimizer.learning_rate` refers to, which is the paper's.
 REFERENCE_BATCH_SIZE = 16
 
 
@@ -23,15 +23,15 @@ def learning_rate_schedule(
     warmup_steps: int,
     lr_scaling: str,
 ) -> optax.Schedule:
-    """Builds the schedule; the arguments are the fields of the config.
+    """Return the schedule; the arguments are the fields of the config.
 
     Returns:
-      The learning rate as a function of the update k = 0, 1, ...: within a period of T
-      steps floor + (peak - floor) (1 + cos(pi k / T)) / 2, k counted from the start of
-      the period (Loshchilov and Hutter, "SGDR", 2017).
+      The learning rate as a function of the update k = 0, 1, .... Within a period of T
+      steps it is floor + (peak - floor) (1 + cos(pi k / T)) / 2, with k counted from
+      the start of the period (Loshchilov and Hutter, "SGDR", 2017).
 
     Raises:
-      UsageError: an unknown name or a value that makes no sense.
+      UsageError: a name is unknown or a value is out of range.
     """
     scale = {
         "none": 1.0,
@@ -63,14 +63,14 @@ def learning_rate_schedule(
 
 
 def _restarts(first: float, multiplier: float, total_steps: int) -> tuple[int, ...]:
-    """The steps at which periods begin, and the end of the last period."""
+    """Return the steps at which periods begin, and the end of the last period."""
     if first < 1 or multiplier < 1:
         raise errors.UsageError(
-            "schedule.first_period_epochs has to be at least one step long and "
+            "schedule.first_period_epochs must be at least one step long and "
             f"schedule.period_multiplier at least 1, found {first:g} steps and "
             f"{multiplier:g}"
         )
-    # Whole steps, so that a restart falls on its step and not beside it by rounding.
+    # Whole steps avoid a restart that rounding moves to the next step.
     starts, period = [0], first
     while starts[-1] < total_steps:
         starts.append(starts[-1] + round(period))
@@ -81,7 +81,7 @@ def _restarts(first: float, multiplier: float, total_steps: int) -> tuple[int, .
 def _cosine_periods(
     starts: tuple[int, ...], peak: float, floor: float
 ) -> optax.Schedule:
-    """Half a cosine from `peak` to `floor` between neighbouring `starts`."""
+    """Return a schedule of half a cosine, `peak` to `floor`, between `starts`."""
     edges = jnp.asarray(starts, jnp.int32)
 
     def schedule(step: jax.Array) -> jax.Array:
@@ -97,14 +97,15 @@ def _cosine_periods(
 def optimizer(
     *, name: str, schedule: optax.Schedule, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """Builds the optimizer; the arguments are the fields of the config.
+    """Return the optimizer; the arguments are the fields of the config.
 
-    `sgd` is PyTorch's: the decay of *every* parameter is added to its gradient before
-    the momentum. `adamw` decays apart from the gradient. `lars` (You et al., 2017)
-    leaves vectors (biases, BatchNorm) out of decay and adaptation, as is customary.
+    `sgd` is PyTorch's: the weight decay of *every* parameter is added to its gradient
+    before the momentum. `adamw` has decoupled weight decay. `lars` (You et al., 2017)
+    excludes vectors (biases, BatchNorm) from weight decay and adaptation, as is
+    customary.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: the name is unknown.
     """
     if name == "sgd":
         return optax.chain(

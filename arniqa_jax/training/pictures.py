@@ -16,15 +16,15 @@ _LINE = 18  # pixels per line of text
 
 
 def pairs(path: pathlib.Path, images: np.ndarray, chains: degradation.Chains) -> None:
-    """Writes a sheet of degraded pairs, a row for each, its chain above it.
+    """Write a sheet of degraded pairs: one row per pair, with its chain above.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       images: (n, 2 views, 2 scales, H, W, 3) uint8.
-      chains: of these n pairs.
+      chains: the chains of these n pairs.
     """
     count, _, _, height, width, _ = images.shape
-    cell = max(width, 96)  # room for the headings above small crops
+    cell = max(width, 96)  # wide enough for the headings, even above small crops
     row_height = _LINE + height + _GAP
     sheet = Image.new("RGB", (4 * (cell + _GAP), _LINE + count * row_height), "white")
     draw = ImageDraw.Draw(sheet)
@@ -45,12 +45,12 @@ def pairs(path: pathlib.Path, images: np.ndarray, chains: degradation.Chains) ->
 
 
 def loss_curve(path: pathlib.Path, history: list[dict], chance: float) -> None:
-    """Writes the loss over the steps, with chance as a line to compare with.
+    """Write a plot of the loss over the steps, with a line at chance level.
 
     Args:
-      path: of the PNG.
+      path: path of the PNG.
       history: the lines of `metrics.jsonl`.
-      chance: the loss where all similarities are equal.
+      chance: the loss if all similarities are equal.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The numbers of a config: whether they make sense, and what they mean in steps."""
+"""Derived quantities of a config: steps, learning rates, and checks of ranges."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from arniqa_jax.training import optimizers
 
 
 class Plan(NamedTuple):
-    """What a config means for a number of photographs, in steps.
+    """The length and intervals of a run in steps.
 
     Attributes:
       epoch: steps of an epoch.
-      total: step at which the run ends.
+      total: the step where the run ends.
       evaluate_every: steps between validations; 0 for none before the end.
       save_every: steps between checkpoints.
     """
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: ConfigDict, photographs: int) -> Plan:
-    """Turns the epochs of a config into steps."""
+    """Return the plan of a config for a number of photographs."""
     epoch = max(1, photographs // config.train.batch_size)
     return Plan(
         epoch=epoch,
@@ -37,7 +37,7 @@ def make_plan(config: ConfigDict, photographs: int) -> Plan:
 
 
 def learning_rates(config: ConfigDict, plan: Plan) -> optax.Schedule:
-    """Return the schedule that a config means for a plan."""
+    """Return the learning-rate schedule of a config and its plan."""
     return optimizers.learning_rate_schedule(
         **config.schedule,
         learning_rate=config.optimizer.learning_rate,
@@ -48,7 +48,7 @@ def learning_rates(config: ConfigDict, plan: Plan) -> optax.Schedule:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UsageError for a number that makes no sense."""
+    """Raise UsageError if a number of the config is out of range."""
     for group, field, least in (
         ("data", "patch_size", 32),
         ("data", "workers", 0),

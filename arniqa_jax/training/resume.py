@@ -1,7 +1,7 @@
-"""What a start has in common with the start before it in the same run directory.
+"""Comparison of a start with the previous start in the same run directory.
 
-A resumed run computes what an uninterrupted run computes. So a field of the config that
-changes a result may not change, and the photographs are compared with those of the last
+A resumed run computes what an uninterrupted run computes. So a config field that
+affects a result may not change, and the photographs are compared with those of the last
 start. A run may become longer.
 """
 
@@ -18,7 +18,7 @@ from arniqa_jax.storage.files import write_atomically
 from arniqa_jax.storage.workdir import Workdir
 from arniqa_jax.training import plans
 
-# Fields that change no result: each a field, or a group with a dot at its end.
+# Fields that do not affect a result: field names, or groups, which end with a dot.
 _MAY_CHANGE = (
     "data.root",
     "data.workers",
@@ -30,17 +30,17 @@ _MAY_CHANGE = (
     "train.picture_every",
     "train.checkpoint_every",
 )
-# Compared as the step at which the run ends.
+# These fields are compared by the step at which the run ends.
 _LENGTH = ("train.epochs", "train.steps")
-_SHOWN = 3  # names of photographs in a message
+_SHOWN = 3  # maximum number of photographs that a message names
 
 
 def settle(workdir: Workdir, config: ConfigDict, source: PhotoSource) -> None:
     """Check a start against the run in `workdir`, and record its config.
 
-    Before its first step a run can be given any other config: one that was refused, for
-    a missing model, say, leaves nothing that could be mixed up. The config and the
-    photographs of a start are recorded after every check, so that a refused start
+    Before its first step a run accepts any other config, because a start that failed
+    (for a missing model, say) has produced nothing that could be inconsistent. The
+    config and the photographs are recorded after all checks, so that a rejected start
     changes nothing.
 
     Raises:
@@ -73,8 +73,8 @@ def _compare_fields(workdir: Workdir, old: ConfigDict, new: ConfigDict) -> None:
     if unknown:
         raise errors.CheckpointError(
             f"{workdir.config} is of another version of this program: only one of the "
-            f"two knows {', '.join(unknown)}. Finish the run with the version that "
-            "began it, or choose another --workdir"
+            f"two has the fields {', '.join(unknown)}. Finish the run with the version "
+            "that began it, or choose another --workdir"
         )
     differing = [
         f"{name} was {old_fields[name]!r} and is {new_fields[name]!r}"
@@ -91,7 +91,7 @@ def _compare_fields(workdir: Workdir, old: ConfigDict, new: ConfigDict) -> None:
 def _compare_lengths(
     workdir: Workdir, old: ConfigDict, new: ConfigDict, old_count: int, new_count: int
 ) -> None:
-    """Raise for a run that becomes shorter; say what becomes of the learning rate."""
+    """Raise if a run becomes shorter; log the effect on the learning rate."""
     step = workdir.latest_step()
     before = plans.make_plan(old, old_count)
     now = plans.make_plan(new, new_count)
@@ -101,7 +101,8 @@ def _compare_lengths(
             f"train.steps={new.train.steps}, train.epochs={new.train.epochs} and "
             f"{new_count} photographs: raise train.steps or train.epochs"
         )
-    # By the same photographs: their number alone may make a run shorter.
+    # Compare for the same photographs, because fewer photographs may make a run
+    # shorter.
     wanted = plans.make_plan(new, old_count).total
     if wanted < before.total:
         raise errors.UsageError(
@@ -131,8 +132,8 @@ def _compare_lengths(
         )
     elif new.schedule.name != "constant":
         logging.info(
-            "schedule.name=%s goes on at step %d with the learning rate %.3g, as in a "
-            "run of this length from the start",
+            "schedule.name=%s continues at step %d with the learning rate %.3g, as in "
+            "a run of this length from the start",
             new.schedule.name,
             step + 1,
             rates[1],
@@ -143,7 +144,7 @@ def _compare_lengths(
 
 
 def _names(source: PhotoSource, root: str) -> list[str]:
-    """Names that stay the same where the photographs move to another root."""
+    """Return names of the photographs that do not depend on the root."""
     names = (source.name(index) for index in range(len(source)))
     return [name.removeprefix(root).lstrip("/") for name in names]
 
@@ -158,7 +159,7 @@ def _write_photographs(workdir: Workdir, names: list[str]) -> None:
 
 
 def _read_photographs(workdir: Workdir) -> dict | None:
-    """What the last start recorded; None where an older version began the run."""
+    """Return the record of the last start; None if it was of an older version."""
     try:
         described = json.loads(workdir.photographs.read_text())
         return {name: described[name] for name in ("count", "sha256", "names")}
@@ -172,7 +173,7 @@ def _read_photographs(workdir: Workdir) -> dict | None:
 
 
 def _compare_photographs(before: dict, names: list[str]) -> None:
-    """Warn of photographs that were added or removed since the last start."""
+    """Log a warning about photographs added or removed since the last start."""
     if before["sha256"] == _digest(names):
         return
     changes = []

@@ -1,8 +1,9 @@
-"""How much of the hardware a training step uses: its FLOPs, and the peaks of devices.
+"""Model FLOPs utilization: the FLOPs of a training step, and the peaks of devices.
 
-The FLOPs are those of the model, a product and a sum counting as two: three times the
-forward pass, as the gradient of each product is two more. What a program does besides
-(degradation, rematerialisation) is no use of the hardware, and is not counted.
+The FLOPs are those of the model; a multiplication and an addition count as two. A
+training step takes three times the FLOPs of the forward pass, because the gradient of
+each product is two more products. Other work (degradation, rematerialisation) is not
+counted.
 """
 
 import functools
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 
 from arniqa_jax.model import simclr
 
-# TFLOP/s of matrix products, dense, by the makers' data sheets, for the `dtype` of the
-# computation. JAX computes float32 products in TF32 on NVIDIA's GPUs since Ampere, and
-# in one pass of bfloat16 on TPUs. The first name that `device_kind` starts with counts.
+# Peak TFLOP/s of dense matrix products by the `dtype` of the computation, from the
+# manufacturers' data sheets. JAX computes float32 products in TF32 on NVIDIA GPUs since
+# Ampere, and in one pass of bfloat16 on TPUs. The first name that is a prefix of
+# `device_kind` applies.
 _PEAKS = {
     "NVIDIA H100 PCIe": {"bfloat16": 756, "float32": 378},
     "NVIDIA H200": {"bfloat16": 989, "float32": 495},
@@ -30,7 +32,7 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """FLOP/s that a device has for matrix products; None where it is not known."""
+    """Return a device's peak FLOP/s of matrix products, or None if unknown."""
     for name, peaks in _PEAKS.items():
         if device_kind.startswith(name):
             return peaks[dtype] * 1e12 if dtype in peaks else None
@@ -40,9 +42,9 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 def model_flops(model: simclr.SimCLR, size: int) -> float:
     """Return the FLOPs of the forward pass of one image.
 
-    Counted are the convolutions and matrix products, a product and a sum as two, and
-    the zeros of the padding as pixels. The compiler's own count is not to be had on
-    every backend.
+    The count includes convolutions and matrix products. A multiplication and an
+    addition count as two, and zeros of the padding count as pixels. The compiler's own
+    count is not available on every backend.
 
     Args:
       model: encoder and projector.
@@ -69,7 +71,7 @@ def _flops(jaxpr) -> float:
             (over, _), _ = parameters["dimension_numbers"]
             total += 2 * results * math.prod(shapes[0][axis] for axis in over)
         elif name == "cond":
-            # A choice by platform: the plain form is the last one.
+            # For a choice by platform, the plain form is the last branch.
             total += _flops(parameters["branches"][-1].jaxpr)
         else:
             inner = (getattr(value, "jaxpr", value) for value in parameters.values())
@@ -78,18 +80,18 @@ def _flops(jaxpr) -> float:
 
 
 class Throughput:
-    """Images per second of training, and the share of the devices' peak."""
+    """Training throughput: images per second and model FLOPs utilization."""
 
     def __init__(
         self, model: simclr.SimCLR, size: int, images: int, mesh: jax.sharding.Mesh
     ):
-        """Counts the FLOPs, where the devices are in the table.
+        """Count the FLOPs, if the peak of the devices is known.
 
         Args:
           model: encoder and projector.
           size: height and width of an image.
-          images: in a step, on all devices.
-          mesh: of the devices, all of one kind.
+          images: number of images in a step, on all devices.
+          mesh: the mesh of the devices, all of one kind.
         """
         self._images = images
         peak = peak_flops(mesh.devices.flat[0].device_kind, model.dtype)
@@ -99,9 +101,10 @@ class Throughput:
             self._shortest = flops / (peak * mesh.size)
 
     def of(self, seconds: float) -> dict[str, float]:
-        """The fields for the log of a step that took so many seconds, these included.
+        """Return the log fields of a step that took this many seconds.
 
-        `share_of_peak` is left out where the peak of the devices is not known.
+        They are `seconds`, `images_per_second` and, if the peak of the devices is
+        known, `share_of_peak` (the model FLOPs utilization).
         """
         fields = {"seconds": seconds, "images_per_second": self._images / seconds}
         if self._shortest is not None:

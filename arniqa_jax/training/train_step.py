@@ -19,12 +19,12 @@ from arniqa_jax import degradation
 from arniqa_jax.distributed import sharding
 from arniqa_jax.model import losses, simclr
 
-# What a step needs of a batch; `stop`, an exit code for each pair or 0, is how one of
-# several processes asks all to end.
+# The arrays of a batch that a step needs. `stop` is 0 or an exit code for each pair.
+# One of several processes uses it to ask all processes to stop.
 BATCH = ("images", "seed", "skipped", "stop")
-# What a step measures, scalars, besides the highest `stop`. `nonfinite` is the share of
-# gradient values that are not finite; `bad_photos` the number of unreadable photographs
-# that the batch met.
+# The scalar metrics of a step; the step also returns the maximum of `stop`. `nonfinite`
+# is the fraction of gradient values that are not finite. `bad_photos` is the number of
+# unreadable photographs that the batch replaced.
 METRICS = (
     "loss",
     "learning_rate",
@@ -34,12 +34,12 @@ METRICS = (
     "nonfinite",
     "bad_photos",
 )
-# Pairs per device whose degraded crops a step hands out for the picture.
+# Number of pairs per device whose degraded crops a step returns for the picture.
 PREVIEW_PAIRS = 4
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step changes; replicated on all devices.
+    """The state that a step changes; replicated on all devices.
 
     Attributes:
       step: number of updates made, int32 scalar.
@@ -55,7 +55,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Preview(NamedTuple):
-    """The first pairs of each device as the step saw them.
+    """The first pairs of each device, after degradation.
 
     Attributes:
       images: (n, 2 views, 2 scales, H, W, 3) uint8, degraded.
@@ -67,7 +67,7 @@ class Preview(NamedTuple):
 
 
 def abstract_batch(batch_size: int, patch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of what a step needs of a batch of N pairs."""
+    """Return the shapes and dtypes of the arrays of `BATCH`, for N pairs."""
     shapes = {
         "images": ((2, 2, patch_size, patch_size, 3), jnp.uint8),
         "seed": ((), jnp.uint32),
@@ -83,7 +83,7 @@ def abstract_batch(batch_size: int, patch_size: int) -> dict[str, jax.ShapeDtype
 def initial_state(
     variables: dict[str, Any], optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state before the first step, of the `params` and `batch_stats` given."""
+    """Return the state before the first step, given `params` and `batch_stats`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -93,7 +93,10 @@ def initial_state(
 
 
 def run_key(seed: int, mesh: Mesh) -> jax.Array:
-    """The key of a run, on all devices; every random number of a step comes from it."""
+    """Return the key of a run, on all devices.
+
+    Every random number of a step derives from this key.
+    """
     replicated = sharding.replicated(mesh)
     return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated)()
 
@@ -101,15 +104,16 @@ def run_key(seed: int, mesh: Mesh) -> jax.Array:
 def degrade(
     key: jax.Array, batch: dict[str, jax.Array], **options
 ) -> tuple[jax.Array, Preview]:
-    """Gives each pair its chain; both views and both scales go through the same one.
+    """Return the crops of each pair after its chain, and a preview.
 
-    The randomness of a pair depends on `key` and its own seed only, not on its place in
-    the batch, so that any division over devices and processes gives the same images.
+    Both views and both scales of a pair go through the same chain. The randomness of a
+    pair depends only on `key` and the seed of the pair, not on its position in the
+    batch. So any division over devices and processes gives the same images.
 
     Args:
       key: the key of the run.
       batch: `images` (N, 2, 2, H, W, 3) uint8 and `seed` (N,) uint32.
-      **options: of `degradation.draw_chains`, and `tile` of `apply_chains`.
+      **options: options of `degradation.draw_chains`, and `tile` of `apply_chains`.
 
     Returns:
       Crops (N, 2, 2, H, W, 3) float32 in [0, 1], and the preview.
@@ -141,27 +145,30 @@ def make_step(
     accumulation: int,
     degradation_options: dict[str, Any],
 ) -> Callable:
-    """Compiles the step for a mesh: state replicated, batch divided, state donated.
+    """Return the jitted step for a mesh.
+
+    The state is replicated and donated; the batch is divided over the devices.
 
     Args:
       model: the module.
       optimizer: its learning rate is `schedule`.
       schedule: for the metric `learning_rate`.
-      mesh: of all devices, one axis `data`.
-      temperature: of NT-Xent.
-      accumulation: number of chunks the batch is embedded in, see `_gradients`.
+      mesh: the mesh of all devices, with one axis `data`.
+      temperature: temperature of NT-Xent.
+      accumulation: number of chunks in which the batch is embedded, see `_gradients`.
       degradation_options: see `degrade`.
 
     Returns:
-      step(state, batch, key) -> (state, metrics, preview). The key is that of the run,
-      for the degradations; as an argument, so that runs of all seeds share one compiled
-      program. The metrics are those named in `METRICS`, and `stop`.
+      step(state, batch, key) -> (state, metrics, preview). `key` is the key of the run,
+      for the degradations. It is an argument so that runs with different seeds share
+      one compiled program. The metrics are those of `METRICS`, and `stop`.
     """
 
     def degrade_shard(key, batch):
         return degrade(key, batch, **degradation_options)
 
-    # The partitioner would hold the similarities of all rows on every device.
+    # Without `shard_map`, the partitioner would store the similarities of all rows on
+    # every device.
     contrast_fn = jax.shard_map(
         functools.partial(losses.contrast, temperature=temperature, axis="data"),
         mesh=mesh,
@@ -170,8 +177,9 @@ def make_step(
     )
 
     def step(state: TrainState, batch, key):
-        # No communication: each device degrades its own pairs. The loops of the chains
-        # start from constants, which the check of varying axes would not accept.
+        # No communication is needed, because each device degrades its own pairs. The
+        # loops of the chains start from constants, which the check of varying axes
+        # would reject.
         crops, preview = jax.shard_map(
             degrade_shard,
             mesh=mesh,
@@ -179,8 +187,8 @@ def make_step(
             out_specs=P("data"),
             check_vma=False,
         )(key, batch)
-        # Full- and half-scale crops of a pair stay neighbours (M = N x 2 by a plain
-        # reshape): another order would send images between devices.
+        # The full- and half-scale crops of a pair stay adjacent (a plain reshape gives
+        # M = N x 2). Another order would send images between devices.
         view_a, view_b = (
             crops[:, view].reshape(-1, *crops.shape[3:]) for view in (0, 1)
         )
@@ -214,12 +222,13 @@ def make_step(
 
 
 def _gradients(model, state: TrainState, view_a, view_b, contrast_fn, accumulation):
-    """The contrast of the embeddings, new batch statistics, gradients of the loss.
+    """Return the loss and measures, new batch statistics, and the loss's gradients.
 
-    With `accumulation` chunks, the batch is embedded chunk by chunk, the loss is that
-    of all embeddings together, and a second pass brings its gradient back through each
-    chunk (Gao et al., "GradCache", 2021), so that activations of one chunk are alive
-    at a time and every negative counts. BatchNorm then sees a chunk, not the batch.
+    With several chunks (`accumulation`), the batch is embedded chunk by chunk. The loss
+    is that of all embeddings together, so every negative counts. A second pass computes
+    the gradient of each chunk (Gao et al., "GradCache", 2021), so only the activations
+    of one chunk are in memory at a time. BatchNorm then normalises by chunk, not by
+    batch.
     """
 
     def embed(params, batch_stats, view_a, view_b):
@@ -243,8 +252,8 @@ def _gradients(model, state: TrainState, view_a, view_b, contrast_fn, accumulati
         return *aux, grads
 
     def split(x):
-        # By pairs, so that both scales of a pair share a chunk; and every chunk takes
-        # its pairs from all devices, so that no image changes its device.
+        # Split by pairs, so that both scales of a pair are in one chunk. Every chunk
+        # takes pairs from all devices, so that no image moves to another device.
         pairs = x.reshape(-1, accumulation, 2, *x.shape[1:])
         return jnp.moveaxis(pairs, 1, 0).reshape(accumulation, -1, *x.shape[1:])
 
@@ -277,6 +286,6 @@ def _gradients(model, state: TrainState, view_a, view_b, contrast_fn, accumulati
 
 def _share_nonfinite(tree) -> jax.Array:
     leaves = jax.tree.leaves(tree)
-    # Integers: a float32 sum over 25 M values would round.
+    # Count in integers, because a float32 sum of 25 M values would be rounded.
     bad = sum(jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves)
     return bad / sum(leaf.size for leaf in leaves)
