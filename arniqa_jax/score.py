@@ -38,7 +38,7 @@ RAW = flags.DEFINE_bool(
 RESUME = flags.DEFINE_bool(
     "resume",
     False,
-    "Resume with the same model: skip the images that --output contains.",
+    "Continue --output with the same model: skip the images that have a score there.",
     flag_values=FLAGS,
 )
 CROPS = flags.DEFINE_enum(
@@ -50,6 +50,12 @@ CROPS = flags.DEFINE_enum(
 )
 MAP = flags.DEFINE_string(
     "map", None, "Folder for a heat map (PNG) of each image.", flag_values=FLAGS
+)
+BACKGROUND = flags.DEFINE_string(
+    "background",
+    "black",
+    "What transparent pixels show: black, white or R,G,B.",
+    flag_values=FLAGS,
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -66,7 +72,6 @@ PRECISION = flags.DEFINE_enum(
     "CPU. default is faster, and its scores differ.",
     flag_values=FLAGS,
 )
-PROCESSES = command.ProcessFlags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
@@ -76,23 +81,22 @@ def main(arguments: list[str]) -> int:
             "a model and something to score are needed, for example --model=kadid10k "
             "photos/"
         )
-    from arniqa_jax.scoring import job, parts, scorer
+    from arniqa_jax.scoring import job, scorer
 
-    PROCESSES.start()
     output = files.local_path(OUTPUT.value, "--output") if OUTPUT.value else None
-    share = parts.Share.of_this_process(output)
     model = scorer.load(
         MODEL.value,
         crops=CROPS.value,
         batch_size=BATCH_SIZE.value,
         precision=PRECISION.value,
+        background=BACKGROUND.value,
     )
     model.require_regressor()
     with command.StopRequest() as stop:
         failed = job.score(
             model,
             arguments,
-            share,
+            output,
             stop,
             details=DETAILS.value,
             raw=RAW.value,
@@ -101,7 +105,6 @@ def main(arguments: list[str]) -> int:
         )
     if stop.exit_code is not None:
         return stop.exit_code
-    failed = share.merge(failed)
     return command.FAILURE if failed else command.SUCCESS
 
 

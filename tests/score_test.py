@@ -16,7 +16,6 @@ from PIL import Image
 from arniqa_jax import command, errors, score
 from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import inputs, tables
-from benchmarks import soak
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +176,7 @@ def test_an_output_is_neither_overwritten_nor_mixed(model, tmp_path):
     _picture().save(tmp_path / "a.png")
     output = tmp_path / "scores.csv"
     assert _run(model, tmp_path, f"--output={output}") == 0
-    with pytest.raises(errors.UsageError, match="exists already; go on"):
+    with pytest.raises(errors.UsageError, match="exists already: continue"):
         _run(model, tmp_path, f"--output={output}")
     with pytest.raises(errors.UsageError, match="has the columns path, score, error"):
         _run(model, tmp_path, f"--output={output}", "--resume", "--details")
@@ -194,7 +193,8 @@ def test_inputs_are_files_folders_patterns_and_lists(tmp_path):
     (tmp_path / "empty").mkdir()
 
     def found(*arguments, stdin=b""):
-        items = inputs.find([str(a) for a in arguments], io.BytesIO(stdin))
+        skipped = inputs.Skipped()
+        items = inputs.find([str(a) for a in arguments], io.BytesIO(stdin), skipped)
         return [(os.path.relpath(i.path, tmp_path), i.reason) for i in items]
 
     assert found(tmp_path / "a") == [("a/b/y.JPG", None), ("a/x.png", None)]
@@ -213,41 +213,12 @@ def test_few_images_are_decoded_ahead(tmp_path):
             taken.append(i)
             yield inputs.Input(str(tmp_path / f"{i}.png"))
 
-    load = functools.partial(inputs.load, lambda image: (image,))
+    load = functools.partial(inputs.load, None)  # there is nothing to decode
     loaded = map_in_threads(load, items(), threads=2)
     for i, (one, view) in enumerate(loaded):
         assert one.input.path.endswith(f"/{i}.png") and view is None
         assert len(taken) <= i + 6
     assert len(taken) == 1000
-
-
-def test_two_processes_write_what_one_does(model, tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(5):
-        _picture(seed=i).save(photos / f"{i}.png")
-    (photos / "2.png").write_bytes(b"")
-    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    assert _run(model, photos, f"--output={one}") == 1
-    flags = [f"--model={model}", photos, f"--output={two}", "--resume"]
-    flags += [f"--coordinator={soak.free_address()}", "--num_processes=2"]
-    # One image of the other one's part was scored before, and is not again.
-    lines = one.read_text().splitlines(keepends=True)
-    lines[2] = f"{photos}/1.png,0.123456,\n"
-    (tmp_path / "two.part-1-of-2.csv").write_text(lines[0] + lines[2])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "arniqa_jax.score", *flags, f"--process_id={rank}"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    # One image of the first one's part has no score, which both know.
-    assert [process.returncode for process in processes] == [1, 1], said
-    assert two.read_text() == "".join(lines)
-    assert sorted(tmp_path.glob("*two*")) == [two]
 
 
 def test_maps(model, tmp_path, capsys):

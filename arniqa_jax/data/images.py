@@ -5,6 +5,7 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -32,6 +33,8 @@ def decode_image(
     *,
     apply_orientation: bool,
     name: str | None = None,
+    opener: Callable | None = None,
+    to_rgb: Callable[[Image.Image], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Return one image of any mode that Pillow reads, as RGB.
 
@@ -43,6 +46,9 @@ def decode_image(
       file: a path, the encoded bytes or an open binary file.
       apply_orientation: whether to turn the image as its EXIF tag says.
       name: the name of the image in an error; by default the path.
+      opener: a function from a path or stream to a Pillow image; `Image.open` by default.
+      to_rgb: a function from the loaded image to uint8 (H, W, 3); by default the rules
+        above.
 
     Returns:
       uint8 (H, W, 3), RGB.
@@ -56,8 +62,10 @@ def decode_image(
         name = os.fspath(file) if is_path else getattr(file, "name", "image")
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        with _quiet_pillow, Image.open(stream) as image:
-            return from_pillow(image, apply_orientation=apply_orientation)
+        with _quiet_pillow, (opener or Image.open)(stream) as image:
+            return from_pillow(
+                image, apply_orientation=apply_orientation, to_rgb=to_rgb
+            )
     except Exception as error:
         # Decoders raise many types of error for damaged files (OSError, SyntaxError,
         # struct.error, IndexError ...). All become an ImageError, because one bad file
@@ -65,10 +73,15 @@ def decode_image(
         raise ImageError(f"{name}: {_reason(error, stream)}") from error
 
 
-def from_pillow(image: Image.Image, *, apply_orientation: bool) -> np.ndarray:
+def from_pillow(
+    image: Image.Image,
+    *,
+    apply_orientation: bool,
+    to_rgb: Callable[[Image.Image], np.ndarray] | None = None,
+) -> np.ndarray:
     """Return an open image as `decode_image` does; raise what Pillow raises."""
     image.load()
-    pixels = _to_rgb(image)
+    pixels = (to_rgb or _to_rgb)(image)
     orientation = image.getexif().get(_ORIENTATION, 1)
     if apply_orientation and orientation in _TURNS:
         exchange, *reverse = _TURNS[orientation]

@@ -7,24 +7,18 @@ Shapes: C crops (5, or 1 for a whole image), S scales (2: full, half), P the sid
 crop in pixels, H and W the sides of an image.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from arniqa_jax import errors
 from arniqa_jax.data import crops
-from arniqa_jax.data import images as image_files
 
 # The ways to crop an image, and the names of the crops.
 CROPS = {
     "five": ("center", "top_left", "bottom_left", "top_right", "bottom_right"),
     "whole": ("whole",),
 }
-# The types of image that `Scorer.score` accepts.
-Picture = str | os.PathLike | Image.Image | np.ndarray
 # The pixels that the encoder sees of an image, uint8. Five crops are one array, (C, S,
 # P, P, 3). A whole image is two arrays, one per scale, (1, 1, H, W, 3).
 View = tuple[np.ndarray, ...]
@@ -117,37 +111,3 @@ def differentiable_crops(images_NHWC: jax.Array, size: int) -> jax.Array:
         ]
         scales.append(jnp.stack(windows, axis=1))
     return jnp.stack(scales, axis=2)
-
-
-def to_array(image: Picture, index: int) -> np.ndarray:
-    """Return the pixels of an image, uint8 (H, W, 3).
-
-    Args:
-      image: a path, a Pillow image, or an array (H, W, 3) of uint8 or of float in [0,
-        1].
-      index: position of the image among all images, for error messages.
-
-    Raises:
-      ImageError: the file cannot be read, or the array has another form.
-    """
-    if isinstance(image, str | os.PathLike):
-        return image_files.decode_image(image, apply_orientation=True)
-    if isinstance(image, Image.Image):
-        try:
-            return image_files.from_pillow(image, apply_orientation=True)
-        except (OSError, ValueError, SyntaxError) as error:
-            reason = image_files.one_line(error)
-            raise errors.ImageError(f"image {index}: {reason}") from error
-    array = np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise errors.ImageError(
-            f"image {index}: expected an array (H, W, 3), found {array.shape}"
-        )
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
-        raise errors.ImageError(
-            f"image {index}: expected uint8, or floating point in [0, 1], found "
-            f"{array.dtype} from {array.min():g} to {array.max():g}"
-        )
-    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)

@@ -1,19 +1,32 @@
 """Where in an image the quality is good or bad: scores of a sliding window."""
 
+import hashlib
+import io
+import itertools
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
 from arniqa_jax.data import crops as image_crops
 from arniqa_jax.inference import preprocessing
+from arniqa_jax.storage.files import write_atomically
 
 _WINDOWS = len(preprocessing.CROPS["five"])
+# Rows of an image that are coloured at a time.
+_STRIP = 128
+# Characters of a map's name before a digest replaces the rest. File systems allow 255
+# bytes, and a temporary file needs a few more than its target.
+_LONGEST_NAME = 200
 
 
 def quality_map(scorer, image: np.ndarray, stride: int) -> np.ndarray:
-    """Scores of windows at full scale, each beside the half-scale one about its centre.
+    """Score windows at full scale, each beside the half-scale one about its centre.
+
+    Windows are cut and scored in batches, so that memory does not grow with their
+    number.
 
     Args:
       scorer: a `Scorer`.
@@ -24,29 +37,15 @@ def quality_map(scorer, image: np.ndarray, stride: int) -> np.ndarray:
       float32 (rows, columns), as `Scorer.score`.
     """
     size = scorer.encoder.patch_size
-    half = image_crops.half_scale(image)
     tops, lefts = (_starts(side, size, stride) for side in image.shape[:2])
-    windows = [
-        np.stack(
-            [
-                image_crops.window(image, top, left, size),
-                image_crops.window(
-                    half,
-                    (top + size // 2) // 2 - size // 2,
-                    (left + size // 2) // 2 - size // 2,
-                    size,
-                ),
-            ]
-        )
-        for top in tops
-        for left in lefts
+    pairs = _window_pairs(image, tops, lefts, size)
+    # In groups of five, as the crops of an image: the same compiled program serves.
+    views = ((None, (group,)) for group in _groups(pairs, _WINDOWS))
+    scores = [
+        scorer.scores_of(features_CD[None])[0]
+        for _, features_CD in scorer.extractor.embed(views)
     ]
-    # By fives, as the crops of an image: the program for these serves here too.
-    fives = [windows[i : i + _WINDOWS] for i in range(0, len(windows), _WINDOWS)]
-    fives[-1] += [np.zeros_like(windows[0])] * (_WINDOWS - len(fives[-1]))
-    views = ((None, (np.stack(five),)) for five in fives)
-    features = np.stack([features for _, features in scorer.extractor.embed(views)])
-    scores = scorer.scores_of(features).ravel()[: len(windows)]
+    scores = np.concatenate(scores)[: len(tops) * len(lefts)]
     return scores.reshape(len(tops), len(lefts))
 
 
@@ -56,8 +55,30 @@ def _starts(side: int, size: int, stride: int) -> list[int]:
     return [*range(0, side - size, stride), side - size]
 
 
+def _window_pairs(
+    image: np.ndarray, tops: list[int], lefts: list[int], size: int
+) -> Iterator[np.ndarray]:
+    """Yield uint8 (2, size, size, 3): a window at full and at half scale."""
+    half = image_crops.half_scale(image)
+    for top, left in itertools.product(tops, lefts):
+        corner = ((start + size // 2) // 2 - size // 2 for start in (top, left))
+        yield np.stack(
+            [
+                image_crops.window(image, top, left, size),
+                image_crops.window(half, *corner, size),
+            ]
+        )
+
+
+def _groups(items: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Yield stacks of `size` items; zeros fill the last one."""
+    while group := list(itertools.islice(items, size)):
+        group += [np.zeros_like(group[0])] * (size - len(group))
+        yield np.stack(group)
+
+
 def overlay(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The gray image under the map, red for 0 and below, green for 1 and above.
+    """Return the gray image under the map, red for 0 and below, green for 1 and above.
 
     Args:
       image: uint8 (H, W, 3).
@@ -72,13 +93,40 @@ def overlay(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
     stretched = Image.fromarray(scores.astype(np.float32)).resize(
         (width, height), Image.Resampling.BILINEAR
     )
-    colors = matplotlib.colormaps["RdYlGn"](np.clip(stretched, 0, 1))[..., :3]
-    gray = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    return np.rint(0.5 * gray + 127.5 * colors).astype(np.uint8)
+    stretched = np.asarray(stretched)
+    drawn = np.empty_like(image)
+    for top in range(0, height, _STRIP):
+        rows = slice(top, top + _STRIP)
+        colors = matplotlib.colormaps["RdYlGn"](np.clip(stretched[rows], 0, 1))[..., :3]
+        gray = np.asarray(Image.fromarray(image[rows]).convert("L"))[..., None]
+        drawn[rows] = np.rint(0.5 * gray + 127.5 * colors)
+    return drawn
 
 
 def write(scorer, image: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes the overlay of an image as PNG."""
+    """Write the overlay of an image as PNG, atomically.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(overlay(image, scorer.quality_map(image))).save(path)
+    png = io.BytesIO()
+    Image.fromarray(overlay(image, scorer.quality_map(image))).save(png, "PNG")
+    write_atomically(path, png.getvalue())
+
+
+def file_name(path: str) -> str:
+    """Return the name of the map of an image: one for each path, of any length.
+
+    The name is the whole path with `__` for each separator, since two folders may have
+    files of one name. A digest follows where that is too long or not unique.
+    """
+    path = path if "://" in path else os.path.abspath(path)
+    name = path.strip(os.sep).replace("://", "__").replace(os.sep, "__")
+    encoded = os.fsencode(name)
+    if len(encoded) > _LONGEST_NAME or "__" in path:
+        digest = hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+        kept = encoded[-_LONGEST_NAME:].decode("utf-8", "ignore")
+        name = f"{kept}-{digest}"
+    return f"{name}.png"

@@ -3,21 +3,36 @@
 No file may end a run: whatever is wrong with one becomes its reason.
 """
 
+import collections
 import dataclasses
 import glob
+import importlib.util
+import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
+
+import numpy as np
 
 from arniqa_jax import errors
 from arniqa_jax.data import folders
-from arniqa_jax.data.images import decode_image
 from arniqa_jax.data.photos import EXTENSIONS
+from arniqa_jax.scoring import pictures
 
 # What counts as an image in a folder; a file that is named is tried whatever its name.
-SUFFIXES = (*EXTENSIONS, ".avif", ".gif", ".j2k", ".jp2", ".pgm", ".ppm", ".tga")
+SUFFIXES = (
+    *EXTENSIONS,
+    *(".avif", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo", ".pgm", ".ppm", ".tga"),
+)
+# Images that need a package which may be missing: suffixes, the package, our extra.
+_EXTRA_FORMATS = (
+    (pictures.HEIF_SUFFIXES, "pillow_heif", "heif"),
+    (pictures.RAW_SUFFIXES, "rawpy", "raw"),
+)
+# Images that nothing here decodes.
+_UNKNOWN_FORMATS = (".eps", ".exr", ".hdr", ".jxl", ".psd", ".svg", ".xcf")
 _A_DIRECTORY = "a directory with the name of an image"
 
 
@@ -32,6 +47,39 @@ class Input:
     def shown(self) -> str:
         """The path as text: bytes that are not UTF-8 as `\\xff`."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+
+class Skipped:
+    """Counts the images in folders that cannot be decoded here, by suffix."""
+
+    def __init__(self):
+        self._counts = collections.Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self._counts.clear()
+
+    def note(self, name: str) -> None:
+        """Count a file if its name is that of an image."""
+        suffix = os.path.splitext(name)[1].lower()
+        known = (s for suffixes, _, _ in _EXTRA_FORMATS for s in suffixes)
+        if suffix in (*known, *_UNKNOWN_FORMATS):
+            self._counts[suffix] += 1
+
+    def __str__(self) -> str:
+        counted = ", ".join(
+            f"{n} {suffix}" for suffix, n in sorted(self._counts.items())
+        )
+        extras = [
+            f"'arniqa_jax[{extra}]'"
+            for suffixes, _, extra in _EXTRA_FORMATS
+            if any(suffix in self._counts for suffix in suffixes)
+        ]
+        hint = f"; for some of them: pip install {' '.join(extras)}" if extras else ""
+        return f"skipped files of formats that cannot be decoded here: {counted}{hint}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,69 +100,91 @@ class Loaded:
     seconds: float | None = None
 
 
-def find(arguments: Iterable[str], stdin: BinaryIO) -> Iterator[Input]:
-    """Lists what the arguments name, lazily, folders in the order of their names.
+def find(
+    arguments: Iterable[str], stdin: BinaryIO, skipped: Skipped
+) -> Iterator[Input]:
+    """List what the arguments name, lazily, folders in the order of their names.
 
     Args:
       arguments: files, folders (with all below them), patterns, or `-` for a list of
         files, one a line.
       stdin: read for `-`.
+      skipped: told of files in folders that are no images for us.
     """
+    suffixes = image_suffixes()
     for argument in arguments:
         if argument == "-":
             lines = (line.rstrip(b"\r\n") for line in stdin)
             yield from (_file(os.fsdecode(line)) for line in lines if line)
         elif os.path.lexists(argument) or not any(c in argument for c in "*?["):
-            yield from _file_or_folder(argument)
+            yield from _file_or_folder(argument, suffixes, skipped)
         else:
             matches = sorted(glob.iglob(argument, recursive=True))
             for match in matches:
-                yield from _file_or_folder(match)
+                yield from _file_or_folder(match, suffixes, skipped)
             if not matches:
                 yield Input(argument, "no file matches this pattern")
 
 
-def _file_or_folder(path: str) -> Iterator[Input]:
-    if not os.path.isdir(path) or _has_image_name(path):
+def image_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of images that can be decoded here, in lower case."""
+    extra = (
+        suffixes
+        for suffixes, package, _ in _EXTRA_FORMATS
+        if importlib.util.find_spec(package)
+    )
+    return (*SUFFIXES, *itertools.chain.from_iterable(extra))
+
+
+def _file_or_folder(
+    path: str, suffixes: tuple[str, ...], skipped: Skipped
+) -> Iterator[Input]:
+    if not os.path.isdir(path) or _ends_in(path, suffixes):
         yield _file(path)
         return
     found = False
     for entry in folders.walk(path):
-        item = _from_folder(entry)
-        if item:
-            found = True
-            yield item
+        if entry.reason:
+            item = Input(entry.path, entry.reason)
+        elif _ends_in(entry.path, suffixes):
+            item = Input(entry.path, _A_DIRECTORY if entry.is_folder else None)
+        else:
+            if not entry.is_folder:
+                skipped.note(entry.path)
+            continue
+        found = True
+        yield item
     if not found:
         yield Input(path, "a folder without images")
-
-
-def _from_folder(entry: folders.Entry) -> Input | None:
-    """Return what an entry of a folder is to the scorer; None for what is no image."""
-    if entry.reason:
-        return Input(entry.path, entry.reason)
-    if not _has_image_name(entry.path):
-        return None
-    return Input(entry.path, _A_DIRECTORY if entry.is_folder else None)
 
 
 def _file(path: str) -> Input:
     return Input(path, _A_DIRECTORY if os.path.isdir(path) else None)
 
 
-def _has_image_name(path: str) -> bool:
-    return path.rstrip(os.sep).lower().endswith(SUFFIXES)
+def _ends_in(path: str, suffixes: tuple[str, ...]) -> bool:
+    return path.rstrip(os.sep).lower().endswith(suffixes)
 
 
-def load(view: Callable, item: Input) -> tuple[Loaded, tuple | None]:
-    """Decodes an image and takes its view; never raises for what is in a file."""
+def decode(model, item: Input) -> np.ndarray:
+    """Return the pixels of an image by the colour rules of a `Scorer`.
+
+    Raises:
+      ImageError: the image cannot be decoded.
+    """
+    return pictures.decode(item.path, background=model.background)
+
+
+def load(model, item: Input) -> tuple[Loaded, tuple | None]:
+    """Decode an image and take the view of a `Scorer`; never raise for a file."""
     start = time.perf_counter()
     reason = item.reason or _obstacle(item.path)
     if reason:
         return Loaded(item, reason), None
     try:
-        image = decode_image(item.path, apply_orientation=True)
+        image = decode(model, item)
         height, width, _ = image.shape
-        taken = view(image)
+        taken = model.extractor.view(image)
     except errors.ImageError as error:
         return Loaded(item, str(error).removeprefix(f"{item.path}: ")), None
     except MemoryError:

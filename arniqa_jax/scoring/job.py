@@ -1,20 +1,15 @@
 """What the score command does: one row for each image, and progress."""
 
-import functools
-import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 import tqdm
 from absl import logging
 
 from arniqa_jax.command import StopRequest
-from arniqa_jax.data.images import decode_image
-from arniqa_jax.inference import preprocessing
-from arniqa_jax.inference.extractor import map_in_threads
-from arniqa_jax.scoring import heat_map, inputs, tables
-from arniqa_jax.scoring.parts import Share
+from arniqa_jax.scoring import inputs, rows, tables
 from arniqa_jax.scoring.scorer import Scorer
 
 # Seconds between two lines about progress where there is no terminal.
@@ -24,7 +19,7 @@ _LINE_EVERY = 30.0
 def score(
     model: Scorer,
     arguments: list[str],
-    share: Share,
+    output: pathlib.Path | None,
     stop: StopRequest,
     *,
     details: bool,
@@ -32,60 +27,60 @@ def score(
     resume: bool,
     map_folder: str | None,
 ) -> int:
-    """Write the rows of this process; return how many images have no score.
+    """Write a row for each image; return how many images have no score.
 
     Args:
       model: the model.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
-      share: which images this process scores, and where it writes.
+      output: the table to write; None for standard output.
       stop: looked at after each image.
       details: also write width, height, seconds (to decode) and the scores of crops.
       raw: write scores in the scale of the regressor's dataset.
-      resume: skip the images that the output has.
+      resume: skip the images that have a score in the output.
       map_folder: folder for a heat map of each image; None for no maps.
     """
-    columns = ["path", "score", "error"]
-    names = [f"score_{name}" for name in preprocessing.CROPS[model.crops]]
-    if details:
-        columns += ["width", "height", "seconds", *names]
-    with tables.Table(share.output, columns, stdout=sys.stdout, resume=resume) as table:
-        failed, total = table.failed, None
+    columns = rows.columns(model.crops, details=details)
+    identity = {"fingerprint": model.fingerprint, "raw": raw} if output else {}
+    skipped = inputs.Skipped()
+
+    def find() -> Iterator[inputs.Input]:
+        return _each_once(inputs.find(arguments, sys.stdin.buffer, skipped), arguments)
+
+    failed = 0
+    with tables.Table(
+        output, columns, stdout=sys.stdout, resume=resume, identity=identity
+    ) as table:
+        total = None
         if sys.stderr.isatty() and "-" not in arguments:
-            total = sum(1 for _ in share.take(inputs.find(arguments, sys.stdin.buffer)))
-        items = share.take(inputs.find(arguments, sys.stdin.buffer))
-        items = (item for item in items if not table.has(item.shown))
-        load = functools.partial(inputs.load, model.extractor.view)
-        views = map_in_threads(load, items, threads=os.cpu_count() or 1)
+            total = sum(1 for _ in find())
+            skipped.clear()
         progress = _Progress(total, len(table.done))
-        for loaded, features_CD in model.extractor.embed(views):
-            row = {"path": loaded.input.shown, "error": loaded.reason}
-            if features_CD is None:
-                failed += 1
-            else:
-                scores_C = model.scores_of(features_CD[None], raw=raw)[0]
-                row["score"] = round(float(scores_C.mean()), 6)
-                row["width"], row["height"] = loaded.width, loaded.height
-                row["seconds"] = round(loaded.seconds, 4)
-                row |= {
-                    name: round(float(value), 6)
-                    for name, value in zip(names, scores_C, strict=True)
-                }
-                if map_folder:
-                    _write_map(model, loaded.input.path, map_folder)
+        items = (item for item in find() if not table.has(item.shown))
+        for row in rows.score_stream(model, items, raw=raw, map_folder=map_folder):
+            failed += row["score"] is None
             table.write(row)
             progress.advance(failed)
             if stop.exit_code is not None:
                 break
         progress.close()
+    if skipped:
+        logging.warning("%s", skipped)
     return failed
 
 
-def _write_map(model: Scorer, path: str, folder: str) -> None:
-    """Write the heat map of an image to a folder."""
-    # The whole path in the name: two folders may have files of one name.
-    name = os.path.abspath(path).strip(os.sep).replace(os.sep, "__")
-    image = decode_image(path, apply_orientation=True)
-    heat_map.write(model, image, pathlib.Path(folder) / f"{name}.png")
+def _each_once(
+    items: Iterable[inputs.Input], arguments: list[str]
+) -> Iterator[inputs.Input]:
+    """Leave out paths that came before, which several arguments can name."""
+    if len(arguments) == 1 and arguments != ["-"]:
+        yield from items  # one folder or pattern names nothing twice
+        return
+    seen = set()
+    for item in items:
+        digest = tables.digest(item.shown)
+        if digest not in seen:
+            seen.add(digest)
+            yield item
 
 
 class _Progress:

@@ -6,6 +6,8 @@ images), S scales (2), P the side of a crop, D features of both scales.
 
 import dataclasses
 import difflib
+import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -21,7 +23,8 @@ from arniqa_jax import errors
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.inference.extractor import Extractor
-from arniqa_jax.inference.preprocessing import Picture, to_array
+from arniqa_jax.scoring import pictures
+from arniqa_jax.scoring.pictures import Picture
 from arniqa_jax.weights import encoders, model_directory, official
 from arniqa_jax.weights.regressors import Regressor
 from arniqa_jax.weights.torch_import import OFFICIAL_REGRESSORS
@@ -36,8 +39,9 @@ def load(
     crops: str | None = None,
     batch_size: int = 0,
     precision: str = "highest",
+    background: str = "black",
 ) -> "Scorer":
-    """Loads a model.
+    """Load a model.
 
     Args:
       model: a model directory or the workdir of a run, `DIRECTORY:NAME` for one of
@@ -49,6 +53,7 @@ def load(
       precision: of float32 convolutions on a TPU or GPU. `highest` computes in float32:
         scores agree with those of a CPU up to the order of sums. `default` takes
         bfloat16 passes on a TPU and TF32 on a GPU: faster, and scores differ.
+      background: what transparent pixels show: `black`, `white` or `R,G,B`.
 
     Raises:
       CheckpointError: there is no such model, or it is damaged.
@@ -71,7 +76,13 @@ def load(
             f"{', '.join(found) or 'none'}, as {directory}:NAME"
         )
     regressor = found.get(name)
-    return Scorer(encoder, regressor, crops=crops, batch_size=batch_size)
+    return Scorer(
+        encoder,
+        regressor,
+        crops=crops,
+        batch_size=batch_size,
+        background=pictures.parse_background(background),
+    )
 
 
 def _find(model: str) -> tuple[pathlib.Path, str | None]:
@@ -98,6 +109,7 @@ class Scorer:
       encoder: the encoder.
       regressor: None where the model gives only features.
       crops: `five` or `whole`.
+      background: shown by transparent pixels, (R, G, B).
       params: what `score_fn` is a function of: `encoder`, the folded weights, and
         `regressor`, its `weights` (D,) and `intercept`, float32.
       extractor: computes the features of a stream of images.
@@ -110,6 +122,7 @@ class Scorer:
         *,
         crops: str | None = None,
         batch_size: int = 0,
+        background: pictures.RGB = pictures.BLACK,
     ):
         """See `load`; uses all devices of this process."""
         fitted = regressor.crops if regressor else "five"
@@ -120,6 +133,7 @@ class Scorer:
             )
         self.encoder = encoder
         self.regressor = regressor
+        self.background = background
         self.extractor = Extractor(encoder, crops=self.crops, batch_size=batch_size)
         self.params = {"encoder": self.extractor.weights}
         if regressor:
@@ -132,8 +146,8 @@ class Scorer:
         """Scores images.
 
         Args:
-          images: paths, Pillow images, or arrays (H, W, 3) of uint8 or of float in
-            [0, 1]; of any sizes.
+          images: paths, encoded bytes, Pillow images, or arrays (H, W, 3) of uint8 or
+            of float in [0, 1]; of any sizes.
           raw: in the unit and direction of the regressor's dataset.
 
         Returns:
@@ -159,9 +173,9 @@ class Scorer:
 
     def features(self, images: Sequence[Picture]) -> np.ndarray:
         """Features of images, float32 (N, C, D); see `score`."""
-        if isinstance(images, str | os.PathLike | Image.Image):
+        if isinstance(images, str | os.PathLike | bytes | Image.Image):
             raise errors.UsageError("expected a list of images, found a single one")
-        arrays = (to_array(image, index) for index, image in enumerate(images))
+        arrays = (self._pixels(image, index) for index, image in enumerate(images))
         views = ((None, self.extractor.view(array)) for array in arrays)
         found = [features_CD for _, features_CD in self.extractor.embed(views)]
         return (
@@ -183,7 +197,10 @@ class Scorer:
         from arniqa_jax.scoring import heat_map
 
         stride = stride or max(1, self.encoder.patch_size // 4)
-        return heat_map.quality_map(self, to_array(image, 0), stride)
+        return heat_map.quality_map(self, self._pixels(image, 0), stride)
+
+    def _pixels(self, image: Picture, index: int) -> np.ndarray:
+        return pictures.to_array(image, index, self.background)
 
     def score_fn(self, params: dict[str, Any], images_NHWC: jax.Array) -> jax.Array:
         """Pure and differentiable in both arguments, for use as a loss.
@@ -208,6 +225,21 @@ class Scorer:
         linear = params["regressor"]
         raw_B = jnp.dot(features_BCD.mean(1), linear["weights"], precision=_HIGHEST)
         return regressor.public_scores(raw_B + linear["intercept"])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that a score depends on beside the image.
+
+        This is the encoder, the regressor, the crops, the background and the precision.
+        """
+        described = [self.encoder.fingerprint, self.encoder.precision, self.crops]
+        described += [self.background]
+        if self.regressor:
+            weights_D = np.asarray(self.regressor.weights_D, np.float64)
+            described += [hashlib.sha256(weights_D.tobytes()).hexdigest()]
+            described += [self.regressor.intercept, self.regressor.higher_is_better]
+            described += [*self.regressor.score_range]
+        return hashlib.sha256(repr(described).encode()).hexdigest()
 
     def require_regressor(self) -> Regressor:
         """The regressor; raises UsageError where the model has none."""

@@ -1,21 +1,25 @@
-"""Tables of scores: written line by line, and gone on with after an interruption.
+"""Tables of scores: written line by line, and continued after an interruption.
 
 CSV, JSON lines or Parquet by the suffix. A Parquet file cannot be appended to: its
-rows are kept beside it, in `NAME.partial.jsonl`, until all are there.
+rows are kept beside it, in `NAME.partial.jsonl`, until all are there. What the scores
+were computed by is kept in `NAME.model.json`, so that no table mixes two models.
 """
 
 import csv
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
+from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.storage.files import write_atomically
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 _ROWS_IN_A_GROUP = 10_000
@@ -25,8 +29,7 @@ class Table:
     """A context in which `write` adds rows.
 
     Attributes:
-      done: digests (sorted, uint64) of the paths that the file had already.
-      failed: how many of these have no score.
+      done: digests (sorted, uint64) of the paths that the file already has a score of.
     """
 
     def __init__(
@@ -35,36 +38,43 @@ class Table:
         columns: Sequence[str],
         *,
         stdout: TextIO,
+        identity: dict[str, Any],
         resume: bool = False,
     ):
-        """Opens a file, or CSV on standard output where `path` is None.
+        """Open a file, or CSV on standard output where `path` is None.
+
+        Args:
+          path: the file to write, or None.
+          columns: names of the columns.
+          stdout: where the rows go without a path.
+          identity: what the scores depend on, for example the model's fingerprint. A
+            file is continued only with the same identity.
+          resume: continue a file that exists: its rows with an error are removed, to
+            be tried again.
 
         Raises:
-          UsageError: an unknown suffix; the file exists and may not be gone on with;
-            it has other columns.
+          UsageError: an unknown suffix; the file exists and `resume` is False; it has
+            other columns or another identity.
         """
-        self.done, self.failed = np.empty(0, np.uint64), 0
+        self.done = np.empty(0, np.uint64)
         self._columns, self._target, self._path = list(columns), path, path
         self._as_csv = path is None or path.suffix == ".csv"
         if path is None:
             if resume:
-                raise errors.UsageError("--resume needs --output, the file to go on")
+                raise errors.UsageError("--resume needs --output, the file to continue")
             self._file = stdout
             self._write_header()
             return
-        if path.suffix not in SUFFIXES:
-            raise errors.UsageError(
-                f"--output={path}: expected a name that ends in {', '.join(SUFFIXES)}"
-            )
+        check_suffix(path)
         if path.suffix == ".parquet":
-            _import_parquet()
             self._path = path.with_suffix(".partial.jsonl")
-        for file in {path, self._path}:
-            if file.exists() and not resume:
-                raise errors.UsageError(
-                    f"{file} exists already; go on with it by --resume, or remove it"
-                )
+        existing = [file for file in {path, self._path} if file.exists()]
+        if existing and not resume:
+            raise errors.UsageError(
+                f"{existing[0]} exists already: continue it with --resume, or remove it"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_identity(path, identity, exists=bool(existing))
         if path.suffix == ".parquet" and path.exists():
             self._unpack()
         keep = self._read_done() if self._path.exists() else 0
@@ -77,19 +87,20 @@ class Table:
         return self
 
     def has(self, path: str) -> bool:
-        """Whether the file had a row of this path (as shown) when it was opened."""
+        """Return whether the file had a score of this path (as shown) when opened."""
         if not len(self.done):
             return False
-        digest = _digest(path)
-        at = np.searchsorted(self.done, digest)
-        return at < len(self.done) and self.done[at] == digest
+        value = digest(path)
+        at = np.searchsorted(self.done, value)
+        return at < len(self.done) and self.done[at] == value
 
     def write(self, row: dict[str, Any]) -> None:
-        """Adds a row, which is handed to the system at once."""
+        """Add a row, which is handed to the system at once."""
         if self._as_csv:
             self._write_csv([row.get(name) for name in self._columns])
         else:
-            text = json.dumps({name: row.get(name) for name in self._columns})
+            values = {name: row.get(name) for name in self._columns}
+            text = json.dumps(values, allow_nan=False)
             self._file.write(text + "\n")
         self._file.flush()
 
@@ -114,19 +125,40 @@ class Table:
         self._file.write(text.getvalue())
 
     def _read_done(self) -> int:
-        """Reads what is there; returns where its last complete row ends."""
-        digests, keep = [], 0
+        """Note which paths have a score; return where the last such row ends.
+
+        Rows without a score are removed from the file.
+        """
+        digests, without, keep = [], 0, 0
         for row, end in read_rows(self._path):
             if list(row) != self._columns:
                 raise errors.UsageError(
                     f"{self._path} has the columns {', '.join(row)}, and this command "
                     f"writes {', '.join(self._columns)}: give the same flags"
                 )
-            digests.append(_digest(row["path"]))
-            self.failed += row["score"] in ("", None)
+            if has_score(row):
+                digests.append(digest(row["path"]))
+            else:
+                without += 1
             keep = end
         self.done = np.sort(np.array(digests, np.uint64))
-        return keep
+        return self._remove_rows_without_score() if without else keep
+
+    def _remove_rows_without_score(self) -> int:
+        """Replace the file atomically; return its new length."""
+        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        with open(self._path, "rb") as source, open(aside, "wb") as target:
+            if self._as_csv:
+                target.write(source.readline())
+            for row, end in read_rows(self._path):
+                content = source.read(end - source.tell())
+                if has_score(row):
+                    target.write(content)
+            length = target.tell()
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(aside, self._path)
+        return length
 
     def _pack(self) -> None:
         pyarrow, parquet = _import_parquet()
@@ -155,8 +187,64 @@ class Table:
         os.replace(aside, self._path)
 
 
+def check_suffix(path: pathlib.Path) -> None:
+    """Raise UsageError unless the name of a table ends in one of `SUFFIXES`.
+
+    Raises:
+      UsageError: as said.
+      ArniqaError: the table is Parquet, and pyarrow is not installed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise errors.UsageError(
+            f"--output={path}: expected a name that ends in {', '.join(SUFFIXES)}"
+        )
+    if path.suffix == ".parquet":
+        _import_parquet()
+
+
+def check_identity(path: pathlib.Path, identity: dict[str, Any], exists: bool) -> None:
+    """Compare `NAME.model.json` with what the next scores depend on, or write it.
+
+    Args:
+      path: the table, NAME.
+      identity: of JSON values.
+      exists: whether the table has rows already.
+
+    Raises:
+      UsageError: the rows were computed by something else.
+    """
+    beside = path.with_name(path.name + ".model.json")
+    if exists and not beside.exists():
+        logging.warning(
+            "%s is missing: it cannot be checked that %s was written with this model",
+            beside,
+            path,
+        )
+    elif exists:
+        try:
+            before = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise errors.UsageError(
+                f"{beside} is damaged ({error}): remove it if {path} was written with "
+                "this model"
+            ) from error
+        changed = sorted(k for k in identity if before.get(k) != identity[k])
+        if changed:
+            raise errors.UsageError(
+                f"{path} was written with another model or other flags "
+                f"({', '.join(changed)} differ, see {beside}): use the same ones, or "
+                "write another file"
+            )
+    write_atomically(beside, json.dumps(identity, indent=1) + "\n")
+
+
+def has_score(row: dict[str, Any]) -> bool:
+    """Return whether a row that was read has a finite score."""
+    return row["score"] not in ("", None) and math.isfinite(float(row["score"]))
+
+
 def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Complete rows of a .csv or .jsonl, each with the place in bytes where it ends.
+    """Yield the complete rows of a .csv or .jsonl, each with the byte where it ends.
 
     A last row that was torn by the end of its process is left out.
     """
@@ -195,9 +283,10 @@ class _Lines:
             yield line.decode("utf-8", "replace")
 
 
-def _digest(path: str) -> np.uint64:
-    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
-    return np.frombuffer(digest, np.uint64)[0]
+def digest(path: str) -> np.uint64:
+    """Return a number for a path, 64 bits of its BLAKE2b digest."""
+    value = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    return np.frombuffer(value, np.uint64)[0]
 
 
 def _import_parquet():

@@ -1,0 +1,251 @@
+"""From a file, bytes, a Pillow image or an array to the sRGB pixels that are scored.
+
+Pre-training and labelled datasets read pixels as they are stored. A score is a
+statement about what a person sees, so scoring also follows what the file says about
+its colours. All results are uint8 (H, W, 3).
+"""
+
+import functools
+import io
+import os
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from arniqa_jax import errors
+from arniqa_jax.data import images
+
+# What `Scorer.score` takes as an image.
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
+RGB = tuple[int, int, int]
+
+BLACK: RGB = (0, 0, 0)
+_NAMED_COLORS = {"black": BLACK, "white": (255, 255, 255)}
+_TIFF_BITS_PER_SAMPLE, _TIFF_SAMPLE_FORMAT = 258, 339
+_UNSIGNED = 1
+
+
+def parse_background(text: str) -> RGB:
+    """Return the colour that `black`, `white` or `R,G,B` (each 0..255) names.
+
+    Raises:
+      UsageError: the text is none of these.
+    """
+    if text in _NAMED_COLORS:
+        return _NAMED_COLORS[text]
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdecimal() for p in parts):
+        values = ()
+    else:
+        values = tuple(int(part) for part in parts)
+    if not values or max(values) > 255:
+        raise errors.UsageError(
+            f"background={text!r}: expected black, white, or R,G,B from 0 to 255, for "
+            "example 128,128,128"
+        )
+    return values
+
+
+def decode(
+    file: str | os.PathLike | bytes, *, background: RGB = BLACK, name: str | None = None
+) -> np.ndarray:
+    """Decode an image as people see it.
+
+    Rules beyond those of `images.decode_image`: the EXIF orientation is applied, an
+    embedded colour profile is converted to sRGB, gray of 12 and of 32 bits is scaled by
+    its range, and transparent pixels show the background.
+
+    Args:
+      file: a path or the encoded bytes.
+      background: shown by transparent pixels.
+      name: what to call the image in an error; a path by default.
+
+    Returns:
+      uint8 (H, W, 3), sRGB.
+
+    Raises:
+      ImageError: the file cannot be decoded; the message begins with the name.
+    """
+    return images.decode_image(
+        file,
+        apply_orientation=True,
+        name=name,
+        opener=_opener_of(name or file),
+        to_rgb=functools.partial(to_srgb, background=background),
+    )
+
+
+def to_array(image: Picture, index: int, background: RGB = BLACK) -> np.ndarray:
+    """Return the pixels of an image, uint8 (H, W, 3), sRGB.
+
+    Args:
+      image: a path, encoded bytes, a Pillow image, or an array (H, W, 3) of uint8 or of
+        float in [0, 1].
+      index: position of the image among others, for errors.
+      background: shown by transparent pixels.
+
+    Raises:
+      ImageError: the image cannot be read, or is no such array.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode(bytes(image), background=background, name=f"image {index}")
+    if isinstance(image, str | os.PathLike):
+        return decode(image, background=background)
+    if isinstance(image, Image.Image):
+        to_rgb = functools.partial(to_srgb, background=background)
+        try:
+            return images.from_pillow(image, apply_orientation=True, to_rgb=to_rgb)
+        except (OSError, ValueError, SyntaxError) as error:
+            reason = images.one_line(error)
+            raise errors.ImageError(f"image {index}: {reason}") from error
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise errors.ImageError(
+            f"image {index}: expected an array (H, W, 3), found {array.shape}"
+        )
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
+        raise errors.ImageError(
+            f"image {index}: expected uint8, or floating point in [0, 1], found "
+            f"{array.dtype} from {array.min():g} to {array.max():g}"
+        )
+    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+
+
+# --- Colours ------------------------------------------------------------------------
+
+
+def to_srgb(image: Image.Image, *, background: RGB = BLACK) -> np.ndarray:
+    """Convert a loaded Pillow image of any mode to sRGB, uint8 (H, W, 3).
+
+    Raises:
+      ValueError: gray values that no known range holds.
+    """
+    profile = image.info.get("icc_profile")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_gray_to_8_bits(image))
+    if not image.has_transparency_data:
+        return np.array(_apply_profile(image, profile))
+    rgba = image.convert("RGBA")
+    visible = _apply_profile(rgba.convert("RGB"), profile)
+    visible.putalpha(rgba.getchannel("A"))
+    behind = Image.new("RGBA", image.size, (*background, 255))
+    return np.array(Image.alpha_composite(behind, visible).convert("RGB"))
+
+
+def _gray_to_8_bits(image: Image.Image) -> np.ndarray:
+    """Scale integers by the range of their bits, and floats by 0..1 or 0..255."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "F":
+        limit = 1 if values.max() <= 1 else 255
+    elif image.mode == "I":
+        unsigned = tags.get(_TIFF_SAMPLE_FORMAT, (0,))[0] == _UNSIGNED
+        if unsigned:
+            values = values.view(np.uint32)  # Pillow reads them as signed
+        # Pillow also keeps 16 bits in this mode, and writes them as 32.
+        limit = 65535 if values.max() <= 65535 else 2 ** (32 if unsigned else 31) - 1
+    else:
+        bits = tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0]
+        limit = 2**bits - 1 if 8 < bits < 16 else 65535
+    if not (values.min() >= 0 and values.max() <= limit):
+        raise ValueError(
+            f"values from {values.min():g} to {values.max():g} have no known range"
+        )
+    return np.rint(values.astype(np.float64) * (255 / limit)).astype(np.uint8)
+
+
+def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return an image in sRGB; without a usable profile it is taken to be sRGB."""
+    transform = _transform(profile, image.mode) if profile else None
+    if transform is None:
+        return image.convert("RGB")
+    return ImageCms.applyTransform(image.convert(transform.input_mode), transform)
+
+
+@functools.lru_cache(maxsize=64)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the way from a profile to sRGB.
+
+    None stands for no conversion: the profile is damaged or of another colour model
+    than the image (browsers ignore such a profile too), or it is sRGB, which no value
+    leaves by more than 1 of 255.
+    """
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space == "RGB" and mode != "CMYK":
+            input_mode = "RGB"
+        elif (space, mode) in (("GRAY", "L"), ("CMYK", "CMYK")):
+            input_mode = mode
+        else:
+            return None
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            input_mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
+    if input_mode != "CMYK":
+        steps = np.arange(0, 256, 15, dtype=np.uint8)
+        grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 17, 3)
+        grid = Image.fromarray(grid).convert(input_mode)
+        change = np.asarray(ImageCms.applyTransform(grid, transform)).astype(int)
+        change -= np.asarray(grid.convert("RGB"))
+        if np.abs(change).max() <= 1:
+            return None
+    return transform
+
+
+# --- Formats that need an extra -----------------------------------------------------
+
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+RAW_SUFFIXES = (
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw"),
+    *(".rw2", ".srw"),
+)
+
+
+def _opener_of(name: object):
+    """Return what opens a file of this name: a function from a path or a stream."""
+    if not isinstance(name, str | os.PathLike):
+        return Image.open
+    suffix = os.path.splitext(os.fspath(name))[1].lower()
+    if suffix in HEIF_SUFFIXES:
+        return _open_heif
+    return _open_raw if suffix in RAW_SUFFIXES else Image.open
+
+
+def _open_heif(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise OSError("HEIF needs pip install 'arniqa_jax[heif]'") from error
+    # Not registered with Pillow, which would change the whole process.
+    opened = pillow_heif.open_heif(file)
+    _check_size(*opened.size)
+    return opened.to_pillow()
+
+
+def _open_raw(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    try:
+        import rawpy
+    except ImportError as error:
+        raise OSError(
+            "a camera's raw file needs pip install 'arniqa_jax[raw]'"
+        ) from error
+    file = os.fspath(file) if isinstance(file, os.PathLike) else file
+    with rawpy.imread(file) as raw:
+        _check_size(raw.sizes.width, raw.sizes.height)
+        return Image.fromarray(raw.postprocess(use_camera_wb=True))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > images.MAX_PIXELS:
+        raise Image.DecompressionBombError
