@@ -1,6 +1,5 @@
 """The score command: unusual and bad images, tables, going on after an end."""
 
-import csv
 import functools
 import io
 import json
@@ -12,8 +11,9 @@ import numpy as np
 import pytest
 import small_model
 from PIL import Image
+from score_runs import picture, rows, run
 
-from arniqa_jax import command, errors, score
+from arniqa_jax import command, errors
 from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import inputs, tables
 
@@ -23,38 +23,20 @@ def model(tmp_path_factory):
     return small_model.write(tmp_path_factory.mktemp("models") / "one", "live")
 
 
-def _picture(height=40, width=50, seed=0):
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
-
-
-def _run(model, *arguments):
-    """Runs the command in this process; returns the exit code."""
-    flags = [f"--model={model}", *map(str, arguments)]
-    score.FLAGS.unparse_flags()
-    for name in score.FLAGS:
-        score.FLAGS[name].unparse()
-    return score.main(command.parse_flags(["score", *flags], score.FLAGS))
-
-
-def _rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
-
-
 def _make_unusual(folder):
     folder.mkdir()
-    _picture(1, 1).save(folder / "01_one_pixel.png")
-    _picture(3, 20_000).save(folder / "02_wide.png")
-    _picture().convert("CMYK").save(folder / "03_cmyk.jpg")
+    picture(1, 1).save(folder / "01_one_pixel.png")
+    picture(3, 20_000).save(folder / "02_wide.png")
+    picture().convert("CMYK").save(folder / "03_cmyk.jpg")
     deep = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) * 30
     Image.fromarray(deep).save(folder / "04_16_bit.png")
-    _picture().convert("P").save(folder / "05_palette.png", transparency=3)
-    frames = [_picture(seed=i) for i in range(3)]
+    picture().convert("P").save(folder / "05_palette.png", transparency=3)
+    frames = [picture(seed=i) for i in range(3)]
     frames[0].save(folder / "06_animated.gif", save_all=True, append_images=frames[1:])
-    _picture().convert("L").save(folder / "07_gray.png")
+    picture().convert("L").save(folder / "07_gray.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    _picture(30, 60).save(folder / "08_turned.jpg", exif=exif)
+    picture(30, 60).save(folder / "08_turned.jpg", exif=exif)
     return 8
 
 
@@ -68,8 +50,8 @@ def _make_bad(folder):
         reasons[name] = reason
 
     png, jpeg = io.BytesIO(), io.BytesIO()
-    _picture().save(png, "PNG")
-    _picture().save(jpeg, "JPEG")
+    picture().save(png, "PNG")
+    picture().save(jpeg, "JPEG")
     add("empty.png", b"", "empty file")
     add("cut.png", png.getvalue()[:2000], "truncated")
     add("cut.jpg", jpeg.getvalue()[:-800], "truncated")
@@ -96,13 +78,13 @@ def test_unusual_images_are_scored_and_bad_ones_get_their_reason(
 ):
     good = _make_unusual(tmp_path / "a_unusual")
     reasons = _make_bad(tmp_path / "b_bad")
-    _picture().save(tmp_path / "c_last.png")
+    picture().save(tmp_path / "c_last.png")
     (tmp_path / "notes.txt").write_text("not to be tried")
-    assert _run(model, tmp_path) == command.FAILURE
-    rows = _rows(capsys.readouterr().out)
-    assert [r["path"] for r in rows[:good]] == sorted(r["path"] for r in rows[:good])
-    assert all(r["score"] and not r["error"] for r in [*rows[:good], rows[-1]])
-    bad = {os.path.basename(r["path"]): r for r in rows[good:-1]}
+    assert run(model, tmp_path) == command.FAILURE
+    found = rows(capsys.readouterr().out)
+    assert [r["path"] for r in found[:good]] == sorted(r["path"] for r in found[:good])
+    assert all(r["score"] and not r["error"] for r in [*found[:good], found[-1]])
+    bad = {os.path.basename(r["path"]): r for r in found[good:-1]}
     assert bad.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert bad[name]["error"].startswith(reason), bad[name]
@@ -113,29 +95,29 @@ def test_nothing_of_pillow_reaches_the_terminal(model, tmp_path):
     _make_bad(tmp_path / "bad")
     # Pillow warns of what has more pixels than 89 million.
     Image.new("L", (9000, 9950), 99).save(tmp_path / "large.png", compress_level=1)
-    run = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "arniqa_jax.score", f"--model={model}", tmp_path],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert run.returncode == 1
-    rows = _rows(run.stdout)
-    assert rows[-1]["path"].endswith("large.png") and rows[-1]["score"]
-    (line,) = run.stderr.splitlines()
+    assert ended.returncode == 1
+    found = rows(ended.stdout)
+    assert found[-1]["path"].endswith("large.png") and found[-1]["score"]
+    (line,) = ended.stderr.splitlines()
     assert "11 images" in line and "10 without a score" in line
 
 
 def test_details_and_raw(model, tmp_path, capsys):
-    _picture(40, 50).save(tmp_path / "a.png")
-    assert _run(model, tmp_path, "--details") == 0
-    (row,) = _rows(capsys.readouterr().out)
+    picture(40, 50).save(tmp_path / "a.png")
+    assert run(model, tmp_path, "--details") == 0
+    (row,) = rows(capsys.readouterr().out)
     assert (row["width"], row["height"]) == ("50", "40") and float(row["seconds"]) > 0
     crops = [float(v) for k, v in row.items() if k.startswith("score_")]
     assert len(crops) == 5
     assert float(row["score"]) == pytest.approx(np.mean(crops), abs=2e-6)
-    assert _run(model, tmp_path, "--raw") == 0
-    (raw,) = _rows(capsys.readouterr().out)
+    assert run(model, tmp_path, "--raw") == 0
+    (raw,) = rows(capsys.readouterr().out)
     public = 1 - (float(raw["score"]) - 1) / 99
     assert float(row["score"]) == pytest.approx(public, abs=1e-5)
 
@@ -143,20 +125,20 @@ def test_details_and_raw(model, tmp_path, capsys):
 @pytest.mark.parametrize("suffix", tables.SUFFIXES)
 def test_resumed_is_the_same_as_uninterrupted(model, tmp_path, suffix):
     for i in range(6):
-        _picture(seed=i).save(tmp_path / f'{i}, "quoted"\nname.png')
+        picture(seed=i).save(tmp_path / f'{i}, "quoted"\nname.png')
     (tmp_path / "5.png").write_bytes(b"")
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    assert _run(model, tmp_path, f"--output={whole}") == 1
+    assert run(model, tmp_path, f"--output={whole}") == 1
     lines = cut.with_suffix(".partial.jsonl") if suffix == ".parquet" else cut
     if suffix == ".parquet":
         plain = tmp_path / "plain.jsonl"
-        _run(model, tmp_path, f"--output={plain}")
+        run(model, tmp_path, f"--output={plain}")
         content = plain.read_bytes()
     else:
         content = whole.read_bytes()
     for keep in (0, 5, len(content) // 2, len(content) - 3, len(content)):
         lines.write_bytes(content[:keep])
-        assert _run(model, tmp_path, f"--output={cut}", "--resume") == 1
+        assert run(model, tmp_path, f"--output={cut}", "--resume") == 1
         if suffix != ".parquet":
             assert cut.read_bytes() == content
             continue
@@ -164,24 +146,24 @@ def test_resumed_is_the_same_as_uninterrupted(model, tmp_path, suffix):
 
         assert parquet.read_table(cut).equals(parquet.read_table(whole))
         # Of a complete file nothing is scored again.
-        assert _run(model, tmp_path, f"--output={cut}", "--resume") == 1
+        assert run(model, tmp_path, f"--output={cut}", "--resume") == 1
         assert parquet.read_table(cut).equals(parquet.read_table(whole))
         cut.unlink()
     if suffix == ".jsonl":
-        rows = [json.loads(line) for line in content.decode().splitlines()]
-        assert [row["score"] is None for row in rows].count(True) == 1
+        found = [json.loads(line) for line in content.decode().splitlines()]
+        assert [row["score"] is None for row in found].count(True) == 1
 
 
 def test_an_output_is_neither_overwritten_nor_mixed(model, tmp_path):
-    _picture().save(tmp_path / "a.png")
+    picture().save(tmp_path / "a.png")
     output = tmp_path / "scores.csv"
-    assert _run(model, tmp_path, f"--output={output}") == 0
+    assert run(model, tmp_path, f"--output={output}") == 0
     with pytest.raises(errors.UsageError, match="exists already: continue"):
-        _run(model, tmp_path, f"--output={output}")
+        run(model, tmp_path, f"--output={output}")
     with pytest.raises(errors.UsageError, match="has the columns path, score, error"):
-        _run(model, tmp_path, f"--output={output}", "--resume", "--details")
+        run(model, tmp_path, f"--output={output}", "--resume", "--details")
     with pytest.raises(errors.UsageError, match=r"ends in \.csv"):
-        _run(model, tmp_path, "--output=scores.xls")
+        run(model, tmp_path, "--output=scores.xls")
 
 
 def test_inputs_are_files_folders_patterns_and_lists(tmp_path):
@@ -222,8 +204,8 @@ def test_few_images_are_decoded_ahead(tmp_path):
 
 
 def test_maps(model, tmp_path, capsys):
-    _picture(60, 70).save(tmp_path / "a.png")
-    assert _run(model, tmp_path / "a.png", f"--map={tmp_path}/maps") == 0
+    picture(60, 70).save(tmp_path / "a.png")
+    assert run(model, tmp_path / "a.png", f"--map={tmp_path}/maps") == 0
     (drawn,) = (tmp_path / "maps").iterdir()
     with Image.open(drawn) as image:
         assert image.size == (70, 60)
@@ -231,6 +213,6 @@ def test_maps(model, tmp_path, capsys):
 
 def test_wrong_use(model):
     with pytest.raises(errors.UsageError, match="something to score"):
-        _run(model)
+        run(model)
     with pytest.raises(errors.UsageError, match="crops"):
-        _run(model, "x.png", "--crops=three")
+        run(model, "x.png", "--crops=three")

@@ -142,7 +142,7 @@ def _gray_to_8_bits(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         limit = 1 if values.max() <= 1 else 255
     elif image.mode == "I":
-        unsigned = tags.get(_TIFF_SAMPLE_FORMAT, (0,))[0] == _UNSIGNED
+        unsigned = tags and tags.get(_TIFF_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
         if unsigned:
             values = values.view(np.uint32)  # Pillow reads them as signed
         # Pillow also keeps 16 bits in this mode, and writes them as 32.
@@ -194,7 +194,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None
     if input_mode != "CMYK":
         steps = np.arange(0, 256, 15, dtype=np.uint8)
-        grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 17, 3)
+        grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 18, 3)
         grid = Image.fromarray(grid).convert(input_mode)
         change = np.asarray(ImageCms.applyTransform(grid, transform)).astype(int)
         change -= np.asarray(grid.convert("RGB"))

@@ -68,7 +68,8 @@ def score_stream(
         reason = loaded.reason
         scores_C = None
         if features_CD is not None:
-            scores_C = model.scores_of(features_CD[None], raw=raw)[0]
+            with np.errstate(all="ignore"):  # the next line says what came of it
+                scores_C = model.scores_of(features_CD[None], raw=raw)[0]
             if not np.isfinite(scores_C).all():
                 reason = f"the score is not a finite number: {scores_C.mean()}"
             elif map_folder:

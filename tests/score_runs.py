@@ -1,0 +1,29 @@
+"""Runs of the score command in this process, for the tests."""
+
+import csv
+import io
+
+import numpy as np
+from PIL import Image
+
+from arniqa_jax import command, score
+
+
+def run(model, *arguments) -> int:
+    """Runs the command; returns the exit code."""
+    flags = [f"--model={model}", *map(str, arguments)]
+    score.FLAGS.unparse_flags()
+    for name in score.FLAGS:
+        score.FLAGS[name].unparse()
+    return score.main(command.parse_flags(["score", *flags], score.FLAGS))
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV table."""
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def picture(height: int = 40, width: int = 50, seed: int = 0) -> Image.Image:
+    """Noise."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
