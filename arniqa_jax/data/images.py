@@ -46,7 +46,8 @@ def decode_image(
       file: a path, the encoded bytes or an open binary file.
       apply_orientation: whether to turn the image as its EXIF tag says.
       name: the name of the image in an error; by default the path.
-      opener: a function from a path or stream to a Pillow image; `Image.open` by default.
+      opener: a function from a path or stream to a Pillow image; by default
+        `Image.open`.
       to_rgb: a function from the loaded image to uint8 (H, W, 3); by default the rules
         above.
 
