@@ -32,6 +32,7 @@ from ml_collections import config_flags
 
 from arniqa_jax import config_files, errors
 from arniqa_jax.storage import cache
+from arniqa_jax.version import __version__
 
 # Exit codes; sysexits.h defines 75 as "temporary failure, try again".
 SUCCESS = 0
@@ -39,6 +40,9 @@ FAILURE = 1
 WRONG_USE = 2
 START_AGAIN = 75
 INTERRUPTED = 130
+
+HELP_FLAGS = {"--help", "-h", "-help"}
+VERSION_FLAGS = {"--version", "-version"}
 
 
 def run(
@@ -58,7 +62,11 @@ def run(
       usage: the text of `--help`, above the list of flags.
     """
     _prepare_environment()
-    if {"--help", "-h", "-help"} & set(_before_double_dash(sys.argv[1:])):
+    options = set(_before_double_dash(sys.argv[1:]))
+    if options & VERSION_FLAGS:
+        print_version()
+        sys.exit(SUCCESS)
+    if options & HELP_FLAGS:
         print(f"{usage.strip()}\n\nFlags:\n{_describe_flags(flag_values)}")
         sys.exit(SUCCESS)
     try:
@@ -93,6 +101,17 @@ def define_config(flag_values: flags.FlagValues) -> flags.FlagHolder:
         f"One of {', '.join(config_files.names())}, or the path of a config file; must "
         "come before the --config.FIELD=VALUE that change it.",
         lock_config=True,
+        flag_values=flag_values,
+    )
+
+
+def define_model(flag_values: flags.FlagValues) -> flags.FlagHolder[str | None]:
+    """Define `--model`, which takes what `arniqa_jax.load` takes."""
+    return flags.DEFINE_string(
+        "model",
+        None,
+        "Model directory, workdir of a run, DIR:NAME for one of several regressors, or "
+        "the name of an official regressor.",
         flag_values=flag_values,
     )
 
@@ -186,6 +205,11 @@ def _with_config_path(argv: list[str], flag_values: flags.FlagValues) -> list[st
     return found
 
 
+def print_version() -> None:
+    """Print the name and version of the package on standard output."""
+    print(f"arniqa_jax {__version__}")
+
+
 def report(message: object, code: int) -> int:
     """Print one line on standard error and return `code`."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
@@ -238,15 +262,19 @@ def _before_double_dash(arguments: list[str]) -> list[str]:
 
 
 def _describe_flags(flag_values: flags.FlagValues) -> str:
-    lines = []
+    """Return one paragraph about each flag."""
+    helps = {}
     for name in flag_values:
         flag = flag_values[name]
         default = "" if flag.default is None else f" (default: {flag.default})"
-        line = f"--{name}: {flag.help}{default}"
-        lines.append(
-            textwrap.fill(line, 88, initial_indent="  ", subsequent_indent="      ")
+        helps[name] = f"{flag.help}{default}"
+    helps["version"] = "Print the version and exit."
+    return "\n".join(
+        textwrap.fill(
+            f"--{name}: {text}", 88, initial_indent="  ", subsequent_indent="      "
         )
-    return "\n".join(lines)
+        for name, text in helps.items()
+    )
 
 
 def _misspelt_field(error: Exception) -> str:

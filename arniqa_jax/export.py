@@ -13,13 +13,7 @@ from absl import flags
 from arniqa_jax import command, errors
 
 FLAGS = flags.FlagValues()
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Model directory, workdir of a run, DIR:NAME for one of several regressors, or the "
-    "name of an official regressor.",
-    flag_values=FLAGS,
-)
+MODEL = command.define_model(FLAGS)
 TO = flags.DEFINE_string("to", None, "File to write.", flag_values=FLAGS)
 
 

@@ -7,55 +7,46 @@ input. Columns: path, score (higher is better, nominally 0..1), error (why there
 score). The exit code is 1 if an image has no score.
 """
 
+import functools
+
 from absl import flags
 
 from arniqa_jax import command, errors
 from arniqa_jax.storage import files
 
 FLAGS = flags.FlagValues()
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Model directory, workdir of a run, DIR:NAME for one of several regressors, or the "
-    "name of an official regressor.",
-    flag_values=FLAGS,
-)
-OUTPUT = flags.DEFINE_string(
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_boolean = functools.partial(flags.DEFINE_bool, flag_values=FLAGS)
+_enum = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
+
+MODEL = command.define_model(FLAGS)
+OUTPUT = _string(
     "output",
     None,
     "File to write, .csv, .jsonl or .parquet; default: CSV on standard output.",
-    flag_values=FLAGS,
 )
-DETAILS = flags.DEFINE_bool(
+DETAILS = _boolean(
     "details",
     False,
     "Add width, height, seconds (to decode) and the scores of the crops.",
-    flag_values=FLAGS,
 )
-RAW = flags.DEFINE_bool(
-    "raw", False, "Scores on the scale of the regressor's dataset.", flag_values=FLAGS
-)
-RESUME = flags.DEFINE_bool(
+RAW = _boolean("raw", False, "Scores on the scale of the regressor's dataset.")
+RESUME = _boolean(
     "resume",
     False,
     "Continue --output with the same model: skip the images that have a score there.",
-    flag_values=FLAGS,
 )
-CROPS = flags.DEFINE_enum(
+CROPS = _enum(
     "crops",
     None,
     ["five", "whole"],
     "Centre and corners, or the whole image; default: as the regressor was fitted.",
-    flag_values=FLAGS,
 )
-MAP = flags.DEFINE_string(
-    "map", None, "Folder for a heat map (PNG) of each image.", flag_values=FLAGS
-)
-BACKGROUND = flags.DEFINE_string(
+MAP = _string("map", None, "Folder for a heat map (PNG) of each image.")
+BACKGROUND = _string(
     "background",
     "black",
     "What transparent pixels show: black, white or R,G,B.",
-    flag_values=FLAGS,
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -64,13 +55,12 @@ BATCH_SIZE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
-PRECISION = flags.DEFINE_enum(
+PRECISION = _enum(
     "precision",
     "highest",
     ["default", "high", "highest"],
     "Precision of float32 convolutions on a TPU or GPU. highest gives the scores of a "
     "CPU. default is faster, and its scores differ.",
-    flag_values=FLAGS,
 )
 
 
@@ -91,21 +81,15 @@ def main(arguments: list[str]) -> int:
         precision=PRECISION.value,
         background=BACKGROUND.value,
     )
-    model.require_regressor()
-    with command.StopRequest() as stop:
-        failed = job.score(
-            model,
-            arguments,
-            output,
-            stop,
-            details=DETAILS.value,
-            raw=RAW.value,
-            resume=RESUME.value,
-            map_folder=MAP.value,
-        )
-    if stop.exit_code is not None:
-        return stop.exit_code
-    return command.FAILURE if failed else command.SUCCESS
+    return job.run(
+        model,
+        arguments,
+        output,
+        details=DETAILS.value,
+        raw=RAW.value,
+        resume=RESUME.value,
+        map_folder=MAP.value,
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ _FILES = sorted(_ROOT.rglob("*.py"))
 # Packages and modules from the top level down: each imports only from levels below its
 # own. A command stands at the top; `command` is what all of them share.
 _LEVELS = (
-    ("main", "evaluate", "score", "convert", "export"),
+    ("console",),
+    ("main", "evaluate", "score", "convert", "export", "models"),
     ("training",),
     ("evaluation", "scoring"),
     ("weights",),
@@ -103,6 +104,14 @@ def test_only_commands_define_flags():
     for name in commands:
         assert "command.run(main" in (_ROOT / name).read_text(), name
     assert "main.py" in commands
+
+
+def test_commands_are_short():
+    """What they do is in modules that can be imported without flags."""
+    for path in _FILES:
+        text = path.read_text()
+        if "\n    command.run(main, FLAGS" in text:
+            assert len(text.splitlines()) < 100, path
 
 
 def test_files_read_in_one_sitting_and_have_a_noun():

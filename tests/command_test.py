@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,9 +12,16 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+import arniqa_jax
 from arniqa_jax import command, errors
 
-COMMANDS = ["main", "evaluate", "degradation.gallery"]
+_PACKAGE = pathlib.Path(command.__file__).parent
+# Every module that ends as a command does.
+COMMANDS = sorted(
+    ".".join(path.relative_to(_PACKAGE).with_suffix("").parts)
+    for path in _PACKAGE.rglob("*.py")
+    if "\n    command.run(main, FLAGS" in path.read_text()
+)
 
 
 def _run(monkeypatch, capsys, main, *arguments):
@@ -126,6 +135,19 @@ def test_a_config_is_found_by_name_or_path(
         print(values["config"].value.seed)
 
     assert _run(monkeypatch, capsys, main, *arguments) == (0, f"{seed}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_version_of_every_command(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", ["command", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(_PACKAGE / f"{name.replace('.', '/')}.py"), None, "__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr() == (f"arniqa_jax {arniqa_jax.__version__}\n", "")
+
+
+def test_the_commands_are_known():
+    assert {"main", "evaluate", "score", "models", "data.kadis700k"} < set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

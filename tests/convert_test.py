@@ -68,7 +68,7 @@ def test_a_model_directory_holds_every_bit(variables, model):
     assert description["feature_width"] == 2 * 64
     assert description["source"]["file"] == "tiny.safetensors"
     assert len(description["source"]["sha256"]) == 64
-    assert description["source"]["licence"].startswith("CC BY-NC")
+    assert description["source"]["licence"].startswith("none of their own")
 
 
 def test_back_to_a_file_is_the_same_file(weights, model, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from skimage import data
 
 from arniqa_jax import degradation, errors
-from arniqa_jax.degradation import gallery
+from arniqa_jax.degradation import contact_sheets
 
 
 def _image() -> np.ndarray:
@@ -17,7 +17,7 @@ def _image() -> np.ndarray:
 
 def test_contact_sheet_shows_every_distortion_at_every_level():
     image = _image()
-    rows = np.array(gallery.draw_distortions(image).axes).reshape(-1, 6)
+    rows = np.array(contact_sheets.draw_distortions(image).axes).reshape(-1, 6)
     for row, distortion in zip(rows, degradation.CATALOGUE.values(), strict=True):
         name, *values = (axis.get_title() for axis in row)
         assert name.split() == distortion.name.split("_")
@@ -30,7 +30,7 @@ def test_contact_sheet_shows_every_distortion_at_every_level():
 
 def test_chains_have_their_recipes():
     image = _image()
-    axes = gallery.draw_chains(image, count=4).axes
+    axes = contact_sheets.draw_chains(image, count=4).axes
     recipes = [axis.get_title() for axis in axes]
     assert len(set(recipes)) > 1
     for axis, recipe in zip(axes, recipes, strict=True):
@@ -47,18 +47,18 @@ def test_photograph_of_any_mode_is_cut_to_a_square(tmp_path):
 
     path = tmp_path / "gray.png"
     Image.fromarray(np.full((50, 90), 128, np.uint8)).save(path)
-    image = gallery._load(str(path))
+    image = contact_sheets.load_crop(str(path))
     assert image.shape == (224, 224, 3)
     np.testing.assert_allclose(image, 128 / 255, atol=1e-6)
 
 
 def test_unreadable_photographs(tmp_path):
     with pytest.raises(errors.ImageError, match=r"nowhere\.png: there is no such file"):
-        gallery._load("nowhere.png")
+        contact_sheets.load_crop("nowhere.png")
     text = tmp_path / "text.png"
     text.write_text("not an image")
     with pytest.raises(errors.ImageError, match=r"text\.png cannot be read"):
-        gallery._load(str(text))
+        contact_sheets.load_crop(str(text))
 
 
 def test_command_without_a_folder_is_wrong_use():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import tqdm
 from absl import logging
 
-from arniqa_jax.command import StopRequest
+from arniqa_jax import command
 from arniqa_jax.scoring import inputs, rows, tables
 from arniqa_jax.scoring.scorer import Scorer
 
@@ -16,11 +16,33 @@ from arniqa_jax.scoring.scorer import Scorer
 _LINE_EVERY = 30.0
 
 
+def run(
+    model: Scorer, arguments: list[str], output: pathlib.Path | None, **options
+) -> int:
+    """Score until the end, SIGTERM or Ctrl-C, and return the exit code.
+
+    Args:
+      model: the model.
+      arguments: files, folders, patterns or `-`, see `inputs.find`.
+      output: the table to write; None for standard output.
+      **options: passed to `score`.
+
+    Raises:
+      UsageError: the model has no regressor.
+    """
+    model.require_regressor()
+    with command.StopRequest() as stop:
+        failed = score(model, arguments, output, stop, **options)
+    if stop.exit_code is not None:
+        return stop.exit_code
+    return command.FAILURE if failed else command.SUCCESS
+
+
 def score(
     model: Scorer,
     arguments: list[str],
     output: pathlib.Path | None,
-    stop: StopRequest,
+    stop: command.StopRequest,
     *,
     details: bool,
     raw: bool,

@@ -33,7 +33,7 @@ def fetch(name: str) -> pathlib.Path:
         and what to fetch by hand, and where to put it, is said.
       CheckpointError: they are not the files that they have to be.
     """
-    home = cache.directory() / "official"
+    home = directory()
     model, files = home / "model", home / "files"
     if _is_complete(model, name):
         return model
@@ -47,6 +47,23 @@ def fetch(name: str) -> pathlib.Path:
             regressor = torch_import.read_regressor(path, name, encoder)
             model_directory.write_regressor(model, regressor, name)
     return model
+
+
+def directory() -> pathlib.Path:
+    """Return where the official weights are kept; it may not exist yet."""
+    return cache.directory() / "official"
+
+
+def cache_state(name: str) -> str:
+    """Return what the cache has of a regressor: `converted`, `downloaded` or `nothing`.
+
+    A converted regressor is ready for use. The file of a downloaded one is there, and
+    the first use converts it.
+    """
+    if _is_complete(directory() / "model", name):
+        return "converted"
+    file = directory() / "files" / f"regressor_{name}.pth"
+    return "downloaded" if file.is_file() else "nothing"
 
 
 def _is_complete(model: pathlib.Path, name: str) -> bool:

@@ -47,7 +47,11 @@ OFFICIAL = Layout(
     children=True,
     projector="projector.",
     ignored=("fc.", "model.fc."),
-    licence="CC BY-NC 4.0 (github.com/miccunifi/ARNIQA)",
+    licence=(
+        "none of their own; the repository that publishes them, "
+        "github.com/miccunifi/ARNIQA, is under Apache-2.0 since February 2025 (before: "
+        "CC BY-NC 4.0)"
+    ),
 )
 LAYOUTS = (
     OFFICIAL,

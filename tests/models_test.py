@@ -1,0 +1,32 @@
+"""The list of official models."""
+
+import pytest
+
+from arniqa_jax import errors, models
+from arniqa_jax.weights import torch_import
+
+
+def test_models_tells_scales_and_what_the_cache_has(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    home = tmp_path / "arniqa_jax" / "official"
+    (home / "files").mkdir(parents=True)
+    (home / "files" / "regressor_live.pth").write_bytes(b"")
+    (home / "model" / "regressors").mkdir(parents=True)
+    (home / "model" / "regressors" / "kadid10k.json").write_text("{}")
+    assert models.main([]) == 0
+    out = capsys.readouterr().out
+    table, _, notes = out.partition("\n\n")
+    rows = {line.split()[0]: line for line in table.splitlines()[1:]}
+    assert rows.keys() == torch_import.OFFICIAL_REGRESSORS.keys()
+    assert "1 to 5 " in rows["kadid10k"] and "higher" in rows["kadid10k"]
+    assert "lower" in rows["live"]
+    states = {name: line.split()[-1] for name, line in rows.items()}
+    assert states.pop("live") == "downloaded" and states.pop("kadid10k") == "converted"
+    assert set(states.values()) == {"nothing"}
+    assert str(home) in notes
+    assert "Licence: " in notes and "Apache-2.0" in notes
+
+
+def test_models_takes_no_arguments():
+    with pytest.raises(errors.UsageError, match="unexpected argument 'kadid10k'"):
+        models.main(["kadid10k"])
