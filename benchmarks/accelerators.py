@@ -1,4 +1,4 @@
-"""What the programs cost on an accelerator, by its compiler, without having one.
+"""Estimate what the programs cost on an accelerator, by compiling them without one.
 
     python benchmarks/accelerators.py --target=v5e:2x4 --config=pretrain
         [--config.FIELD=VALUE ...] [--set=FIELD=VALUE,...] [--devices=N]
@@ -7,23 +7,24 @@
 
 Targets: v4, v5e, v5p and v6e with the shape of a slice (v5e:2x4, v5p:2x2x2), through
 `pip install 'jax[tpu]'`, and h100, through `pip install 'jax[cuda13]'`. The config is a
-name in configs/ or a file. Each program is compiled in a process of its own:
+name in configs/ or a file. Each program is compiled in its own process:
 
-  step         the training step on all devices of the target, or --devices of them
-  encoder      the gradient of the loss without degradations, one device
-  plain        the same of a plain Flax ResNet-50, the yardstick
+  step         the training step on all devices of the target, or on --devices of them
+  encoder      the gradient of the loss without degradations, on one device
+  plain        the same for a plain Flax ResNet-50, the baseline
   distortions  each distortion on the four crops of a pair, weighted by how often it is
-               drawn; or name some: --what=jitter,jpeg
+               drawn; or give names: --what=jitter,jpeg
   chain        the degradation of the pairs of one device
   scorer       features of 320 crops
 
-Rulers. Bytes: read from and written to HBM, from the program's text; beside them what
-the compiler's cost analysis says. Bundles: what a TPU core issues, from the compiler's
-dump. Cycles: the compiler's estimate. Time: the per-op maximum of bytes over the
-bandwidth and bundles over the clock; where an operation has no bundles, its cycles
-stand in for them if it is a convolution; on a GPU bytes alone count.
+Measures. Bytes are read from and written to HBM, according to the text of the program;
+the table also shows the compiler's cost analysis. Bundles are the instructions that a
+TPU core issues, from the compiler's dump. Cycles are the compiler's estimate. The time
+of an operation is the larger of its bytes over the bandwidth and its bundles over the
+clock ("per-op maximum"). For a convolution without bundles, the cycles replace them. On
+a GPU only bytes count.
 
---fit finds the largest batch that fits the memory, with and without rematerialisation.
+--fit finds the largest batch that fits into memory, with and without rematerialisation.
 Exit codes: 0; 1 if a program does not fit; 2 for wrong use.
 """
 
@@ -100,7 +101,7 @@ def main(arguments: list[str]) -> int:
     from accelerator import report
 
     names = _programs(WHAT.value)
-    target.mesh(DEVICES.value)  # an unknown slice ends here, not in each process
+    target.mesh(DEVICES.value)  # rejects an unknown slice before any process starts
     if FIT.value:
         found = {"fit": _fit(target)}
         report.print_fit(found["fit"])
@@ -117,7 +118,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _advice(target: targets.Target, record: dict) -> str:
-    """Return why a program does not fit, and the largest batch that does."""
+    """Return why a program does not fit, and the largest batch that fits."""
     depends_on_batch = record["name"] in ("step", "encoder", "plain", "chain")
     if "used" not in record or not depends_on_batch:
         return record["error"]
@@ -155,7 +156,7 @@ def _programs(wanted: list[str]) -> list[str]:
 
 
 def _record(target: targets.Target) -> int:
-    """Compile one program, as a process of its own."""
+    """Compile one program, in its own process."""
     name = RECORD.value
     with tempfile.TemporaryDirectory() as folder:
         dumped = target.is_tpu and BUNDLES.value and not FIT.value
@@ -176,15 +177,15 @@ def _record(target: targets.Target) -> int:
 
 
 def _compile_all(names: list[str]) -> dict[str, dict]:
-    """Return the figures of programs, by name; each in a process of its own."""
+    """Return the figures of programs by name; each is compiled in its own process."""
     with futures.ThreadPoolExecutor(JOBS.value) as pool:
         return dict(zip(names, pool.map(_compile_one, names), strict=True))
 
 
 def _compile_one(name: str, *changes: str) -> dict:
-    """Return the figures of one program, of the config with some fields changed.
+    """Return the figures of one program, for the config with some fields changed.
 
-    The figures are but an `error` where it does not fit or the compiler fails.
+    If the program does not fit or the compiler fails, the only figure is an `error`.
 
     Raises:
       UsageError: the config does not suit the target.
@@ -216,7 +217,8 @@ def _compile_one(name: str, *changes: str) -> dict:
 def _reason(stderr: str) -> str:
     """Return the line that says why a process ended.
 
-    It is the last one, unless a failed check of the compiler left a trace behind it.
+    This is the last line, unless a failed check of the compiler has printed a stack
+    trace after it.
     """
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     checks = [line for line in lines if "Check failed" in line]
@@ -232,7 +234,9 @@ def _fit(target: targets.Target) -> dict[str, dict]:
 
 
 def expand(argv: list[str]) -> list[str]:
-    """Return the arguments with the name of a config as a file, and --set as fields.
+    """Return the arguments with a config's name and --set written out.
+
+    The name is replaced by its file, and --set by a flag per field.
 
     Raises:
       UsageError: there is no such config, or a change is not FIELD=VALUE.

@@ -1,11 +1,12 @@
-"""JPEG and JPEG 2000 against Pillow's round trip: how close, and at what cost.
+"""Compare JPEG and JPEG 2000 with Pillow's round trip: agreement and cost.
 
     taskset -c 0 python benchmarks/codecs.py [--photos=DIR]
 
-Crops come from the photographs under DIR, one each, or from scikit-image's. Per level:
-values unlike Pillow's, the PSNR to the original (ours minus Pillow's: mean, least,
-most), the mean SSIM between the two outputs, the time per crop over that of Pillow's
-JPEG 2000 round trip of the same crops at 16:1 in this run, and the peak of temporaries.
+Each photograph in DIR gives one crop; the default is scikit-image's photographs. The
+table has a row per level: the fraction of values that differ from Pillow's; the PSNR to
+the original (ours minus Pillow's: mean, minimum, maximum); the mean SSIM between the
+two outputs; the time per crop divided by that of Pillow's JPEG 2000 round trip of the
+same crops at 16:1 in this run; and the peak of temporary memory.
 """
 
 import io
@@ -41,7 +42,7 @@ def photographs() -> list[np.ndarray]:
 
 
 def crops() -> np.ndarray:
-    """(CROPS, SIZE, SIZE, 3) uint8."""
+    """Return the crops, (CROPS, SIZE, SIZE, 3) uint8."""
     photos = photographs()
     rng = np.random.default_rng(1)
     size = SIZE.value

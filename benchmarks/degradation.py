@@ -1,11 +1,12 @@
-"""Cost of every distortion at every level, and of a random chain.
+"""Measure the time of every distortion at every level, and of a random chain.
 
     taskset -c 0 python benchmarks/degradation.py [--size=224]
 
-Prints milliseconds per crop; the yardstick, in the same run, is Pillow's JPEG 2000
-round trip of the same crops at 16:1. On a CPU these are milliseconds of a core, so that
-other programs disturb little; on an accelerator they are of the clock. Compile times
-are of the clock. Absolute times are of one machine: only the ratios compare.
+The unit is milliseconds per crop. The baseline, measured in the same run, is Pillow's
+JPEG 2000 round trip of the same crops at 16:1. On a CPU, times are processor time of a
+core, which other programs hardly affect; on an accelerator they are wall-clock time.
+Compile times are wall-clock time. Absolute times belong to one machine; compare only
+the ratios.
 """
 
 import io
@@ -24,11 +25,11 @@ SIZE = flags.DEFINE_integer("size", 224, "Height and width of a crop.")
 CHAINS_ONLY = flags.DEFINE_bool("chains_only", False, "No single distortions.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each; the fastest counts.")
 
-CROPS = 4  # of a sample, as in training
+CROPS = 4  # crops of a sample, as in training
 
 
 def best_of(function, *arguments) -> float:
-    """Seconds of the fastest of several runs, after one to warm up."""
+    """Return the seconds of the fastest of several runs, after one warm-up run."""
     on_cpu = jax.default_backend() == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
     jax.block_until_ready(function(*arguments))
@@ -41,7 +42,7 @@ def best_of(function, *arguments) -> float:
 
 
 def photographs(count: int, size: int) -> np.ndarray:
-    """(count, size, size, 3) uint8 crops of built-in photographs."""
+    """Return (count, size, size, 3) uint8 crops of built-in photographs."""
     photos = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     rng = np.random.default_rng(0)
     crops = []
@@ -58,7 +59,7 @@ def photographs(count: int, size: int) -> np.ndarray:
 
 
 def yardstick(crop: np.ndarray) -> None:
-    """Pillow's JPEG 2000 round trip at 16:1."""
+    """Run Pillow's JPEG 2000 round trip at 16:1, the baseline."""
     file = io.BytesIO()
     Image.fromarray(crop).save(
         file,
@@ -72,7 +73,7 @@ def yardstick(crop: np.ndarray) -> None:
 
 
 def frequencies(draws: int = 100_000) -> np.ndarray:
-    """(24, 5) how often a random chain has a distortion at a level."""
+    """Return (24, 5), how often a random chain has a distortion at a level."""
     keys = jax.random.split(jax.random.key(1), draws)
     chains = jax.tree.map(np.asarray, degradation.draw_chains(keys))
     used = chains.ops >= 0
@@ -82,7 +83,7 @@ def frequencies(draws: int = 100_000) -> np.ndarray:
 
 
 def distortion_costs(crops) -> np.ndarray:
-    """(24, 5) seconds per crop; prints the table."""
+    """Print the table of distortions; return (24, 5) seconds per crop."""
     costs = []
     key = jax.random.key(0)
     print(f"{'ms per crop at level':30s}{1:8d}{2:8d}{3:8d}{4:8d}{5:8d}  compile s")
@@ -98,7 +99,7 @@ def distortion_costs(crops) -> np.ndarray:
 
 
 def chain_costs(yard: float) -> None:
-    """Prints the cost of the compiled chain for batch and tile sizes."""
+    """Print the time of the compiled chain for batch and tile sizes."""
     print(f"{'chain of':>10s}{'tile':>6s}{'ms/crop':>9s}{'/ yardstick':>13s}", end="")
     print(f"{'compile s':>11s}{'memory MB':>11s}")
     for samples in (1, 16, 64):

@@ -1,8 +1,9 @@
-"""The encoder's part of `benchmarks/step.py`: beside PyTorch, and the memory it keeps.
+"""The encoder's part of `benchmarks/step.py`: PyTorch as a baseline, and memory.
 
     python benchmarks/encoder.py [--torch_python=INTERPRETER]
 
-alone prints the yardstick: ResNet-50 in training mode at 224 px, 16 images (--images).
+Run as a script, it prints the comparison: ResNet-50 in training mode at 224 px, with 16
+images (--images).
 """
 
 import argparse
@@ -30,7 +31,7 @@ _SIDES = {
 
 
 def main() -> None:
-    """Prints the yardstick; or, as a process of it, one measurement."""
+    """Print the comparison; or, as a child process, print one measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,11 +47,11 @@ def main() -> None:
 
 
 def yardstick(torch_python: str, images: int = 16) -> dict[str, dict[str, float]]:
-    """Images per second of both sides, `forward` and `forward + backward`."""
+    """Return images per second of both sides, `forward` and `forward + backward`."""
     sides = list(_SIDES)
     with_torch = [torch_python, "-c", "import torch"]
     if subprocess.run(with_torch, capture_output=True).returncode:
-        print("\nPyTorch is not there: only this package is measured", flush=True)
+        print("\nPyTorch is not installed: measuring only this package", flush=True)
         sides = [side for side in sides if "ours" in side]
     best = {side: {} for side in sides}
     with tempfile.TemporaryDirectory() as cache:
@@ -71,7 +72,7 @@ def yardstick(torch_python: str, images: int = 16) -> dict[str, dict[str, float]
 
 
 def print_yardstick(best: dict[str, dict[str, float]]) -> None:
-    """Rates, and the ratio of ours to each, of the same type."""
+    """Print the rates, and the ratio of ours to each rate of the same dtype."""
     print(f"\nResNet-50, {_SIZE} px, training mode, images a second (in brackets, ours")
     print(f"{'of the same type over it)':34}{'forward':>10}{'':9}forward + backward")
     for side, rates in best.items():
@@ -162,11 +163,11 @@ def _measure_torch(images: int, dtype: str, layout: str) -> dict[str, float]:
 
 
 def _bytes_by_arithmetic(config) -> dict[str, int]:
-    """Bytes that the gradient keeps of one pair, by the shapes of the layers.
+    """Return the bytes that the gradient stores per pair, by the shapes of the layers.
 
-    Each convolution leaves its result and that of BatchNorm and ReLU; of the last one
-    of a block, ReLU follows the sum. Rematerialised, a block leaves its result, and one
-    block at a time has its inside.
+    Each convolution stores its result and the result of BatchNorm and ReLU. For the
+    last convolution of a block, ReLU follows the sum. With rematerialisation, each
+    block stores its result, and one block at a time also stores its inner activations.
     """
     from arniqa_jax.model import resnet
 
@@ -199,10 +200,10 @@ def _bytes_by_arithmetic(config) -> dict[str, int]:
 
 
 def activations(config, state) -> dict[str, dict[str, float]]:
-    """Bytes of a pair by arithmetic and by the compiler, and batches that should fit.
+    """Return the bytes per pair by arithmetic and by the compiler, and batch sizes.
 
-    The compiler's figure is the growth of the temporaries of the gradient from 2 to 4
-    pairs.
+    The compiler's figure is the growth of the gradient's temporaries from 2 to 4 pairs.
+    The batch sizes are those that should fit each device.
     """
     import jax
 
@@ -237,7 +238,7 @@ def activations(config, state) -> dict[str, dict[str, float]]:
 
 
 def print_activations(table: dict[str, dict[str, float]]) -> None:
-    """MB of a pair; the batches are an estimate, none was seen on such a device."""
+    """Print MB per pair; the batches are estimates that were not tried on a device."""
     print("\nmemory of a pair (2 views x 2 scales), and an ESTIMATE of the pairs that")
     print("fit a device: 90 % of it, less the state and the gradients")
     for name, row in table.items():

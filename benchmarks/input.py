@@ -1,14 +1,15 @@
-"""Pairs per second that the input pipeline gives, by source, workers and pairing.
+"""Measure the pairs per second of the input pipeline, by source, workers and pairing.
 
     python benchmarks/input.py [--photos=FOLDER] [--run=WORKDIR]
 
-The photographs are cut to 512 x 384, the size of KADIS-700k, and lie there as PNG, as
-JPEG and in ArrayRecord (the PNG files): 100 cuts under many names, so that the cache of
-the pipeline has few of those that are asked for. A row is pairs in 224-pixel crops
-and batches of 16, as configs/pretrain.py has them; "core ms" is processor time per
-pair, of all workers, which other programs disturb little, and "cores" how many of these
-cores 1,000 pairs per second need. With a run, "of need" compares with what its steps
-ate: its batch by the median time of a step less its waiting for data.
+The photographs are cut to 512 x 384, the size of KADIS-700k, and stored as PNG, as JPEG
+and in ArrayRecord (the PNG files). There are 100 cuts under many names, so that the
+cache of the pipeline holds only a few of the requested files. Crops have 224 pixels and
+batches 16 pairs, as in configs/pretrain.py. "core ms" is processor time per pair, over
+all workers, which other programs hardly affect. "cores" is the number of such cores
+that 1,000 pairs per second need. With --run, "of need" divides the rate by the rate at
+which the run's steps consume pairs: its batch size over the median time of a step
+without the wait for data.
 """
 
 import argparse
@@ -36,16 +37,16 @@ _KINDS = {"png": {}, "jpg": {"quality": 95}}
 
 
 def main():
-    """Writes the photographs, measures each case and prints the table."""
+    """Write the photographs, measure each case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--photos",
         default="",
         help="folder of photographs to cut from; default: built-in ones",
     )
-    parser.add_argument("--run", help="workdir of a run on the accelerator to be fed")
+    parser.add_argument("--run", help="workdir of a run on the accelerator to compare")
     parser.add_argument("--number", type=int, default=1500, help="of photographs")
-    parser.add_argument("--batches", type=int, default=30, help="batches of a row")
+    parser.add_argument("--batches", type=int, default=30, help="batches per row")
     arguments = parser.parse_args()
     need = _need(pathlib.Path(arguments.run)) if arguments.run else None
     if need:
@@ -84,15 +85,15 @@ def main():
 
 
 def _need(run: pathlib.Path) -> float:
-    """Pairs per second that the steps of a run took in."""
+    """Return the pairs per second that the steps of a run consume."""
     batch_size = workdir.read_config(run).train.batch_size
     lines = metrics_log.read(run / "metrics.jsonl")
     seconds = [m["seconds"] - m["data_wait"] for m in lines if "loss" in m]
-    return batch_size / statistics.median(seconds[1:])  # the first one compiles
+    return batch_size / statistics.median(seconds[1:])  # the first step compiles
 
 
 def _write(folder: pathlib.Path, root: str, number: int) -> dict[str, float]:
-    """Writes `number` cuts in three ways; returns the mean size of a file in bytes."""
+    """Write `number` cuts in three ways; return the mean file size of each in bytes."""
     for kind in (*_KINDS, "array_record"):
         (folder / kind).mkdir()
     writer = ArrayRecordWriter(
@@ -116,13 +117,14 @@ def _write(folder: pathlib.Path, root: str, number: int) -> dict[str, float]:
 
 
 def _cuts(root: str) -> Iterator[Image.Image]:
-    """Places of the photographs, in turn, without end; all different."""
+    """Yield different cuts of the photographs in turn, without end."""
     source = photos.open_photos(root)
     rng = np.random.default_rng(0)
     width, height = _SIZE
     for index in itertools.cycle(range(len(source))):
         photo = Image.fromarray(source[index])
-        # Enlarged where it is smaller, with room for places.
+        # A photograph that is too small is enlarged, with a margin for several
+        # positions.
         scale = max(1.0, 1.1 * width / photo.width, 1.1 * height / photo.height)
         photo = photo.resize((round(scale * photo.width), round(scale * photo.height)))
         left = int(rng.integers(photo.width - width + 1))
@@ -133,7 +135,7 @@ def _cuts(root: str) -> Iterator[Image.Image]:
 def _measure(
     source: photos.PhotoSource, pairing: str, workers: int, batches: int
 ) -> tuple[float, float]:
-    """Pairs per second, and processor seconds per pair, of a steady pipeline."""
+    """Return pairs per second, and processor seconds per pair, of a steady pipeline."""
     with pairs.pair_batches(
         source,
         seed=27,
@@ -142,7 +144,7 @@ def _measure(
         workers=workers,
         pairing=pairing,
     ) as loading:
-        for _ in range(4):  # what is prefetched comes for nothing
+        for _ in range(4):  # prefetched batches would take no time
             next(loading)
         cpu, clock = _cpu_seconds(), time.perf_counter()
         for _ in range(batches):
@@ -152,11 +154,11 @@ def _measure(
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of its workers, as the system has counted them so far."""
+    """Return the processor time of this process and its workers so far."""
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     ticks = 0
     for pid in pids:
-        # User and system time are the 14th and 15th fields; the 2nd may hold spaces.
+        # User and system time are fields 14 and 15. Field 2 may contain spaces.
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
         ticks += sum(int(n) for n in fields.split()[11:13])
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,19 +1,19 @@
-"""Everything that has to be seen on a GPU, in one command of at most 8 minutes.
+"""Measure everything that needs a GPU, in one command of at most 8 minutes.
 
     benchmarks/on_gpu.sh [--output=FILE.json] [--minutes=8] [--parts=golden,step]
         [--photos=FOLDER] [--config=configs/pretrain.py] [--pairs=64,16,256]
         [--small]
 
-The parts run in order of value, each in a process of its own with a time limit: what
-the parts before leave of the time, less what the parts behind need. The JSON file is
-rewritten after every number, so that it holds all that was measured when the time runs
-out. A part that fails records its error, and the next one runs. At the end the figures
-are printed as Markdown tables for RESULTS.md, and written beside the JSON file.
+The parts run in order of importance, each in its own process with a time limit: the
+time that is left, less the time reserved for later parts. The JSON file is rewritten
+after every number, so that it holds everything measured when the time runs out. A part
+that fails records its error, and the next one runs. At the end the figures are printed
+as Markdown tables for RESULTS.md, and written next to the JSON file.
 
 --small uses a tiny encoder and few pairs, to try the whole command on a CPU.
 
-Exit code: 0 if every part is done or skipped (PyTorch is not installed), 1 if not, 2
-for a wrong flag.
+The exit code is 0 if every part is done or skipped (PyTorch is not installed), 1 if
+not, and 2 for a wrong flag.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from importlib import metadata
 
 import on_gpu_tables
 
-# Seconds that are kept for each part; what a part does not use goes to the next ones.
+# Seconds reserved for each part. Later parts get what a part does not use.
 RESERVED = {
     "golden": 60,
     "switch": 20,
@@ -43,21 +43,21 @@ RESERVED = {
     "scoring": 30,
     "scoring in PyTorch": 20,
 }
-# Marks the lines of a part's standard output that hold a number.
+# Prefix of the lines of a part's standard output that contain a number.
 _MARK = "figure "
 
 
 def main() -> int:
-    """Run the parts, or one part as a process of its own; return the exit code."""
+    """Run all parts, or one part as a child process; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=_default_output())
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--parts", default=",".join(RESERVED))
-    parser.add_argument("--photos", default="", help="default: the built-in ones")
+    parser.add_argument("--photos", default="", help="default: built-in photographs")
     parser.add_argument("--config", default="configs/pretrain.py")
-    parser.add_argument("--pairs", type=_sizes, default=(), help="of the step")
+    parser.add_argument("--pairs", type=_sizes, default=(), help="pairs of the step")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=RESERVED, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
@@ -69,7 +69,7 @@ def main() -> int:
         if part not in RESERVED:
             parser.error(f"--parts: {part!r} is none of {', '.join(RESERVED)}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    # Unwinds, so that the part that runs is ended too.
+    # Exit by an exception, so that the running part is stopped too.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return _run_all(arguments, parts)
 
@@ -99,7 +99,7 @@ def _run_all(arguments: argparse.Namespace, parts: list[str]) -> int:
     write()
     for number, part in enumerate(parts):
         left = end - time.monotonic()
-        # A scarce time is shared in the proportion of the reserves.
+        # If time is short, it is divided in proportion to the reserves.
         needs = [RESERVED[name] for name in parts[number:]]
         seconds = max(left - sum(needs[1:]), left * needs[0] / sum(needs))
         record = results["parts"][part] = {"status": "running", "figures": {}}
@@ -123,7 +123,7 @@ def _run_all(arguments: argparse.Namespace, parts: list[str]) -> int:
 
 
 def _about(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return what the figures depend on; without JAX, which would take the GPU."""
+    """Return what the figures depend on, without JAX, which would take the GPU."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version"]
     try:
         shown = subprocess.run(
@@ -177,7 +177,7 @@ def _start_part(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            start_new_session=True,  # so that what the part started is killed too
+            start_new_session=True,  # so that the part's own children are killed too
         )
 
         def kill():
@@ -212,8 +212,8 @@ def _start_part(
 
 
 def _run_part(arguments: argparse.Namespace) -> int:
-    """Run one part in this process and print its figures as they come."""
-    # JAX is imported by a part only: the process that starts them takes no GPU memory.
+    """Run one part in this process and print its figures as they arrive."""
+    # Only a part imports JAX, so that the parent process takes no GPU memory.
     import on_gpu_parts
 
     settings = on_gpu_parts.Settings(

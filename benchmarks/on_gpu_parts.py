@@ -1,7 +1,7 @@
-"""The parts of `benchmarks/on_gpu.py`: each yields its figures as it has them.
+"""The parts of `benchmarks/on_gpu.py`: each yields its figures as they are ready.
 
-A part runs in a process of its own. The step is in `on_gpu_step.py`, its profile
-in `on_gpu_profile.py`.
+A part runs in its own process. The step is in `on_gpu_step.py`, its profile in
+`on_gpu_profile.py`.
 """
 
 import concurrent.futures
@@ -27,20 +27,20 @@ import step
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SWITCHES = 200
 _BRANCHES = 24
-_COPIES = 15  # of each photograph to score
+_COPIES = 15  # copies of each photograph to score
 
 Figures = Iterator[tuple[str, object]]
 
 
 class Settings(NamedTuple):
-    """What a part is told.
+    """The settings of a part.
 
     Attributes:
       config: file of the config.
-      photos: folder of photographs; empty for the built-in ones.
-      small: whether small numbers are asked for, to try everything on a CPU.
-      end: when the part is stopped, by `time.monotonic`.
-      pairs: numbers of pairs that the step is measured with; empty for the usual ones.
+      photos: folder of photographs; empty for the built-in photographs.
+      small: whether to use small sizes, to try everything on a CPU.
+      end: when the part is stopped, in the time of `time.monotonic`.
+      pairs: numbers of pairs to measure the step with; empty for the default.
     """
 
     config: str
@@ -54,7 +54,7 @@ class Settings(NamedTuple):
 
 
 def golden(settings: Settings) -> Figures:
-    """Distortions and features on the device, against `tests/golden` and the CPU.
+    """Yield the errors of distortions and features, against `tests/golden` and the CPU.
 
     Raises:
       AssertionError: a value is outside the tolerance of its test.
@@ -68,7 +68,8 @@ def golden(settings: Settings) -> Figures:
     yield "golden distortions", values
     failed += [name for name, row in values.items() if not row["agrees"]]
     features = {name: _golden_features(name) for name in ("default", "highest")}
-    # Products in TF32 or bfloat16 are the default of an accelerator, and no error.
+    # By default an accelerator computes products in TF32 or bfloat16, which is no
+    # error.
     features["default"]["agrees"] = features["default"]["error"] < 5e-2
     features["highest"]["agrees"] = features["highest"]["error"] < 1e-4
     yield "golden features", features
@@ -97,14 +98,14 @@ def _threads() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def _golden_distortions(catalogue_test, small: bool) -> dict[str, dict]:
-    """Largest error of each distortion, and whether it passes the test's checks."""
+    """Return each distortion's largest error, and whether it passes the checks."""
     recorded = np.load(catalogue_test.GOLDEN)
     names = sorted({key.split("/")[0] for key in recorded.files})
     keys = list(catalogue_test._golden_keys(names[-2:] if small else names))
     images = jnp.asarray(catalogue_test._photographs().astype(np.float32) / 255)
     near, far, middle = slice(0, 6), slice(-6, None), slice(88, 94)
     windows = [(near, near), (near, far), (far, near), (far, far), (middle, middle)]
-    with _threads() as threads:  # which compile at once
+    with _threads() as threads:  # compile several at once
         outputs = threads.map(lambda k: catalogue_test._distort_for(k, images), keys)
     table = {}
     for key, out in zip(keys, outputs, strict=True):
@@ -121,7 +122,7 @@ def _golden_distortions(catalogue_test, small: bool) -> dict[str, dict]:
 
 
 def _golden_features(precision: str) -> dict[str, float]:
-    """Relative error of ResNet-50's features at a precision of its convolutions."""
+    """Return the relative error of ResNet-50's features at a precision."""
     import seeded_weights
     import torch_names_test
 
@@ -142,7 +143,10 @@ def _golden_features(precision: str) -> dict[str, float]:
 
 
 def _against_cpu(catalogue_test, small: bool) -> dict[str, dict[str, float]]:
-    """All distortions at level 3 on the device and on the CPU, with the same key."""
+    """Return the differences of all distortions at level 3 between device and CPU.
+
+    Both use the same key.
+    """
     from arniqa_jax import degradation
 
     names = list(degradation.CATALOGUE)[: 2 if small else None]
@@ -174,10 +178,10 @@ def _against_cpu(catalogue_test, small: bool) -> dict[str, dict[str, float]]:
 
 
 def switch(settings: Settings) -> Figures:
-    """What a `lax.switch` costs, and whether the host waits for the device at it.
+    """Yield the time of a `lax.switch`, and whether the host waits at it.
 
-    The host waits if a call comes back only after a long product that runs before the
-    switch, where the same call with a plain function in its place comes back at once.
+    A long product runs before the switch. The host waits if the call returns only after
+    the product, while the same call with a plain function returns at once.
     """
     branches = [lambda x, k=k: x * (1 + 1e-6 * k) + k for k in range(_BRANCHES)]
     order = jnp.asarray(np.random.default_rng(0).integers(0, _BRANCHES, _SWITCHES))
@@ -246,7 +250,9 @@ def switch(settings: Settings) -> Figures:
 
 
 def pretrain(settings: Settings) -> Figures:
-    """100 steps of the command from random weights, ended by SIGTERM as by a scheduler.
+    """Yield the figures of 100 steps of the command, started as a user starts it.
+
+    It starts from random weights and is ended by SIGTERM, as by a scheduler.
 
     Raises:
       RuntimeError: the command failed; the message is its last line.
@@ -257,7 +263,7 @@ def pretrain(settings: Settings) -> Figures:
     wanted = 5 if settings.small else 100
     changes = on_gpu_step.changes(settings)
     changes += [
-        # It is stopped before, so that no evaluation follows.
+        # It is stopped before this step, so that no evaluation follows.
         f"train.steps={100 * wanted}",
         "train.picture_every=0",
         f"train.checkpoint_every={100 * wanted}",
@@ -312,7 +318,7 @@ def pretrain(settings: Settings) -> Figures:
 
 
 def score(settings: Settings) -> Figures:
-    """Images per second of this package, float32, from file to score."""
+    """Yield images per second of this package, float32, from file to score."""
     with _images(settings.small) as files:
         parts, score_all, _ = scoring.prepare_ours(files)
         yield "milliseconds of the parts of one image", parts
@@ -320,7 +326,7 @@ def score(settings: Settings) -> Figures:
 
 
 def score_in_torch(settings: Settings) -> Figures:
-    """The same in plain PyTorch, on the same device."""
+    """Yield the same figures for plain PyTorch, on the same device."""
     if importlib.util.find_spec("torch") is None:
         yield "skipped", "torch is not installed"
         return
@@ -353,7 +359,7 @@ class _images:
 
 
 def _rate(function: Callable, images: int, small: bool) -> float:
-    """Images per second of the fastest of three runs; both sides have run before."""
+    """Return images per second of the fastest of three runs, after a warm-up."""
     times = []
     for _ in range(1 if small else 3):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The profile of a training step on a GPU: its largest costs, by name and by part."""
+"""The profile of a training step on a GPU: its largest costs, by name and part."""
 
 import collections
 import dataclasses
@@ -25,7 +25,7 @@ class Event:
 
 
 def profile(settings) -> Iterator[tuple[str, object]]:
-    """The three largest costs of a step, and how busy the device is."""
+    """Yield the three largest costs of a step, and how busy the device is."""
     size = 2 if settings.small else 64
     work = on_gpu_step.Workload(settings, size)
     program = work.step(size, "bfloat16", 0)
@@ -78,8 +78,8 @@ def _largest(events: dict[str, Event], total: float, count: int = 3) -> list[dic
 def device_events(folder: str) -> dict[str, Event]:
     """Return the operations of a trace by their name in the program, or the kernel's.
 
-    On a GPU these are all events of its streams; elsewhere, the events that carry the
-    name of an operation.
+    On a GPU these are all events of its streams. On other devices they are the events
+    that carry the name of an operation.
     """
     (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
     planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
@@ -117,7 +117,7 @@ def _part(source: str) -> str:
     if "jvp(" in source:
         return "forward"
     if source.startswith("jit(step)/"):
-        # Functions of the degradation are jitted, and keep their names.
+        # Functions of the degradation are jitted and keep their names.
         nested = "/jit(" in source or "/degrade" in source
         return "degradation" if nested else "optimizer and metrics"
     return "not named"

@@ -1,8 +1,9 @@
 """The training step on a GPU by pairs, dtype and tile, and the shares of its parts.
 
-The step is too slow to compile for every combination of batch, dtype and tile. Its
-parts are measured for all of them: the degradation does not depend on the dtype, nor
-the encoder on the tile. The whole step follows for the most important combinations.
+Compiling the step for every combination of batch, dtype and tile would take too long.
+Instead its parts are measured for all of them: the degradation does not depend on the
+dtype, nor the encoder on the tile. The whole step follows for the most important
+combinations.
 """
 
 import concurrent.futures
@@ -26,7 +27,7 @@ from arniqa_jax.training import optimizers, train_step
 from arniqa_jax.weights import encoders
 
 _DTYPES = ("bfloat16", "float32")
-_KEYS = 3  # chains of distortions: the cost of a batch is that of the mean of these
+_KEYS = 3  # number of keys (chains) over which the time of a batch is averaged
 _LEARNING_RATE = 1e-3
 
 
@@ -40,7 +41,7 @@ def changes(settings) -> list[str]:
 
 
 def step_parts(settings) -> Iterator[tuple[str, object]]:
-    """Degradation, encoder and input for all combinations; the step for some."""
+    """Yield degradation, encoder and input for all combinations; the step for some."""
     sizes = settings.pairs or ((2, 4) if settings.small else (64, 16, 256))
     tiles = (1,) if settings.small else (1, 2, 4, 8)
     work = Workload(settings, max(sizes))
@@ -64,7 +65,8 @@ def step_parts(settings) -> Iterator[tuple[str, object]]:
             yield f"parts, {size} pairs", late
         yield f"input, {size} pairs", work.input_seconds(size)
         if number == 0:
-            # The next in value: the default tile, and what the profile compiles too.
+            # Next in importance: the default tile, and the program that the profile
+            # compiles too.
             cases = [(size, "bfloat16"), (sizes[min(1, len(sizes) - 1)], "float32")]
         elif number == len(sizes) - 1:
             cases = [(size, "bfloat16"), (sizes[0], "float32")]
@@ -86,7 +88,10 @@ def step_parts(settings) -> Iterator[tuple[str, object]]:
 
 
 class _Pace:
-    """Whether there is time for one more group of programs, by the one before."""
+    """Estimates whether there is time for one more group of programs.
+
+    The estimate is the time of the previous group of the same kind.
+    """
 
     def __init__(self, end: float):
         self._end = end
@@ -97,7 +102,7 @@ class _Pace:
         return time.monotonic() + 1.1 * self._seconds.get(kind, 0) < self._end
 
     def run(self, kind: str, function: Callable, *arguments):
-        """Return what the function returns, and remember how long it took."""
+        """Return the result of the function, and remember the time it took."""
         start = time.monotonic()
         result = function(*arguments)
         self._seconds[kind] = time.monotonic() - start
@@ -117,7 +122,7 @@ class _Program:
 
 
 def _measure(programs: dict[str, Callable[[], _Program]]) -> dict[str, dict]:
-    """Compile the programs at once, then time them in turn.
+    """Compile the programs concurrently, then time them one after another.
 
     Returns:
       For each program `seconds`, the mean over several keys of the fastest of three
@@ -146,7 +151,7 @@ def _measure(programs: dict[str, Callable[[], _Program]]) -> dict[str, dict]:
             program, compiled = found
             table[name] = _time(program, compiled)
         except jax.errors.JaxRuntimeError as error:
-            # Such as a batch that the memory does not hold.
+            # For example, a batch does not fit into memory.
             table[name] = {"error": str(error).splitlines()[0][:300]}
     return table
 
@@ -207,9 +212,9 @@ class Workload:
         return encoders.build_model(config)
 
     def input_seconds(self, pairs: int) -> dict[str, float]:
-        """Return seconds of a batch: from the loader, and onto the device."""
+        """Return the seconds of a batch: in the loader, and in the transfer."""
         with self._batches(pairs) as batches:
-            for _ in range(2):  # the workers start
+            for _ in range(2):  # while the workers start
                 next(batches)
             count = max(2, 256 // pairs)
             start = time.perf_counter()
@@ -221,7 +226,7 @@ class Workload:
         return {"loader": loading, "workers": workers, "host to device": transfer}
 
     def degradation(self, pairs: int, tile: int) -> _Program:
-        """Return the chains of a batch, uint8 crops to degraded crops."""
+        """Return the chains of a batch, from uint8 crops to degraded crops."""
         options = {**self.config.degradation, "tile": tile}
         batch = self._batch(pairs)
 
@@ -233,7 +238,7 @@ class Workload:
         return _Program(lowered, lambda compiled, key: compiled(key, batch))
 
     def gradient(self, pairs: int, dtype: str) -> _Program:
-        """Return the loss and its gradient, of crops that are degraded already."""
+        """Return the loss and its gradient, for crops that are already degraded."""
         model = self._model(dtype)
         images = self._batch(pairs)["images"]
         views = [
@@ -266,7 +271,7 @@ class Workload:
         replicated = sharding.replicated(self._mesh)
 
         def run(compiled, key):
-            # The step takes its state away and gives a new one.
+            # The step donates its state and returns a new one.
             key = jax.device_put(key, replicated)
             held[0], metrics, preview = compiled(held[0], batch, key)
             return metrics, preview

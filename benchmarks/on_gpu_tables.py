@@ -2,7 +2,7 @@
 
 
 def markdown(results: dict) -> str:
-    """Return the tables of all parts that have figures, and what failed."""
+    """Return the tables of all parts that have figures, and the failures."""
     about, parts = results["about"], results["parts"]
     versions = ", ".join(f"{n} {v}" for n, v in about["versions"].items() if v)
     lines = [
@@ -63,7 +63,7 @@ def _golden(figures: dict) -> list[str]:
 
 
 def _step(figures: dict) -> list[str]:
-    """One row for each combination: milliseconds, and shares of the parts' sum."""
+    """Return one row per combination: milliseconds, and shares of the parts' sum."""
     lines = [
         f"Milliseconds on {figures.get('device', 'an unknown device')}; in brackets "
         "the share of degradation + encoder + transfer. Whole step: default tile.",

@@ -1,12 +1,13 @@
-"""One run by 1, 2 and 4 processes, and by a number that changes on the way.
+"""Compare runs of 1, 2 and 4 processes, and of a number that changes on the way.
 
     python benchmarks/processes.py [--steps=20 --stop_every=5 --learning_rate=5e-6]
 
-Real processes that meet on 127.0.0.1, four simulated devices in all: the tiny encoder
-on the built-in photographs. Prints by how much losses and parameters differ from those
-of one process, relative to the largest; 1e-5 is what is promised at a learning rate
-that does not blow up rounding errors (rounding.py). The last run is stopped by SIGTERM
-every few steps and goes on with 4, 2, 1, 2, 4 ... processes.
+These are real processes that connect on 127.0.0.1, with four simulated devices in all.
+They train the tiny encoder on the built-in photographs. The table shows by how much
+losses and parameters differ from those of one process, relative to the largest. We
+promise 1e-5, at a learning rate that does not amplify rounding errors (rounding.py).
+The last run is stopped by SIGTERM every few steps and resumes with 4, 2, 1, 2, 4 ...
+processes.
 """
 
 import argparse
@@ -33,7 +34,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 
 
 def main():
-    """Runs all and prints the table."""
+    """Run all cases and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -57,10 +58,10 @@ def main():
 
 
 def run(path: pathlib.Path, counts: list[int], arguments) -> int:
-    """Runs to the end, with the next number of processes after each stop.
+    """Run to the end; after each stop, continue with the next number of processes.
 
     Returns:
-      How many starts it took.
+      The number of starts.
     """
     for starts, count in enumerate(itertools.cycle(counts), start=1):
         processes = start_processes(path, count, arguments)
@@ -69,7 +70,7 @@ def run(path: pathlib.Path, counts: list[int], arguments) -> int:
         codes = {process.wait() for process in processes}
         if codes == {command.SUCCESS}:
             return starts
-        # The signal itself ends what is past its last step, as it does at the start.
+        # The signal kills a process that is past its last step or has just started.
         if not codes <= {command.START_AGAIN, -signal.SIGTERM}:
             sys.exit(f"{path.name}: exit codes {codes}")
 
@@ -77,7 +78,7 @@ def run(path: pathlib.Path, counts: list[int], arguments) -> int:
 def start_processes(
     path: pathlib.Path, count: int, arguments
 ) -> list[subprocess.Popen]:
-    """Starts the processes of a run; one is no run of several."""
+    """Start the processes of a run; one process needs no coordinator."""
     fields = {
         "data.patch_size": 64, "data.workers": 0, "model.arch": "tiny",
         "model.init": "random", "train.batch_size": 8,
@@ -106,7 +107,7 @@ def start_processes(
 
 
 def stop_after(path: pathlib.Path, processes: list, steps: int) -> None:
-    """Sends SIGTERM to the last process once so many more steps are done."""
+    """Send SIGTERM to the last process when this many more steps are done."""
     before = len(metrics_log.read(path / "metrics.jsonl"))
     while len(metrics_log.read(path / "metrics.jsonl")) < before + steps:
         if processes[-1].poll() is not None:
@@ -116,7 +117,7 @@ def stop_after(path: pathlib.Path, processes: list, steps: int) -> None:
 
 
 def compare(path: pathlib.Path, other: pathlib.Path, steps: int) -> list[float]:
-    """The largest differences of losses and of parameters, relative to the largest."""
+    """Return the largest relative differences of losses and of parameters."""
     model = encoders.build_model(workdir.read_config(path))
     values = []
     for run in (path, other):

@@ -1,10 +1,11 @@
-"""The ridge path against scikit-learn, one fit per penalty, in one run.
+"""Compare the ridge path with scikit-learn's fits, one fit per penalty, in one run.
 
     python benchmarks/ridge.py [--rows=7000] [--columns=4096] [--fits=3]
 
-Features have the spectrum and the mean of an encoder's. All 100 fits of scikit-learn
-take minutes, so by default some of them are timed and the time is scaled up; `--fits`
-chooses how many, and those are compared in weights, predictions and the best penalty.
+Features have the spectrum and the mean of an encoder's features. All 100 fits of
+scikit-learn take minutes, so by default some fits are timed and the time is scaled up.
+`--fits` is their number. Weights, predictions and the best penalty are compared for
+these fits.
 """
 
 import argparse
@@ -20,7 +21,7 @@ ALPHAS = np.geomspace(1e-3, 1e3, 100)
 
 
 def make_problem(rows: int, columns: int, seed: int = 0):
-    """Rows of length 1 with a power-law spectrum about a mean, and noisy scores."""
+    """Return rows of length 1, with a power-law spectrum about a mean, and scores."""
     rng = np.random.default_rng(seed)
     scale = np.arange(1, columns + 1) ** -0.8
     latent = rng.normal(size=(rows, columns)) * scale
@@ -32,7 +33,7 @@ def make_problem(rows: int, columns: int, seed: int = 0):
 
 
 def main() -> None:
-    """Prints the times, their ratio and the largest differences."""
+    """Print the times, their ratio and the largest differences."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=7000)
     parser.add_argument("--columns", type=int, default=4096)
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 class _Clock:
-    """Seconds since it was made: by the wall, and of the processors."""
+    """Measures seconds since its creation: wall-clock time and processor time."""
 
     def __init__(self):
         self._started = time.perf_counter(), time.process_time()

@@ -1,13 +1,14 @@
-"""How far rounding alone takes runs apart, by learning rate.
+"""Measure how far runs diverge by rounding alone, by learning rate.
 
     python benchmarks/rounding.py [--steps=20 --seed=27]
         [--learning_rates=1e-3,1e-4,1e-5]
 
-The tiny encoder on the built-in photographs (as in tests/processes_test.py, but with a
-constant learning rate) on 4 simulated devices, compared with the same on 1 and on 2 of
-them, and with some on all 4 whose start values differ by 1e-7. A ReLU so near to zero
-that a rounding error decides its sign has a gradient or has none; at a high learning
-rate that moves the weights enough to decide others in the next step.
+The runs train the tiny encoder on the built-in photographs (as in
+tests/processes_test.py, but with a constant learning rate). The run on 4 simulated
+devices is compared with runs on 1 and 2 devices, and with runs on 4 devices whose
+initial values differ by 1e-7. A rounding error can decide the sign at a ReLU whose
+input is close to zero, and therefore whether it has a gradient. At a high learning rate
+this moves the weights enough to flip other ReLUs in the next step.
 """
 
 import argparse
@@ -29,7 +30,7 @@ _CHANGED_STARTS = 3
 
 
 def main():
-    """Prints a row for each learning rate and run."""
+    """Print a row for each learning rate and run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,7 +91,10 @@ class _Runs:
         return [{name: batch[name] for name in train_step.BATCH} for batch in read]
 
     def run(self, devices: int, change: int | None = None) -> tuple[np.ndarray, dict]:
-        """Losses and last parameters, of a start that is changed where one is asked."""
+        """Return the losses and final parameters of one run.
+
+        `change` is the seed of a change to the initial values, or None.
+        """
         mesh = Mesh(jax.devices()[:devices], ("data",), axis_types=(AxisType.Auto,))
         if devices not in self._compiled:
             self._compiled[devices] = train_step.make_step(

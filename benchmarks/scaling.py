@@ -1,14 +1,14 @@
-"""What devices exchange in a step, and what a step and NT-Xent cost by batch size.
+"""Measure what devices exchange in a step, and the cost of a step and of NT-Xent.
 
     python benchmarks/scaling.py [--arch=tiny --size=64 --devices=1,2,4,8]
         [--batch_sizes=8,16,32,64] [--rows=64,1024,4096,16384]
 
-The devices are simulated on the CPU, so that bytes are those of real devices and times
-are not: all of them share its cores. Bytes are what a device sends, read from the
-compiled program, where a ring sends 2 (n - 1) / n of what it reduces and (n - 1) / n of
-what it gathers. The least possible is one reduction of the gradients, of two numbers
-per channel and batch normalisation forward and backward, and one gather of the
-embeddings. Memory is what XLA plans for temporaries on one device.
+The devices are simulated on the CPU. So bytes are those of real devices, but times are
+not, because all devices share the cores. Bytes are what a device sends, read from the
+compiled program: a ring sends 2 (n - 1) / n of what it reduces and (n - 1) / n of what
+it gathers. The least possible is one all-reduce of the gradients, one of two numbers
+per channel and batch normalisation (forward and backward), and one all-gather of the
+embeddings. Memory is XLA's plan for temporaries on one device.
 """
 
 import argparse
@@ -38,12 +38,12 @@ _ARRAY = re.compile(r"(pred|[a-z]+?)(\d*)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One operation that devices do together.
+    """One operation that devices execute together.
 
     Attributes:
       kind: its name in HLO, for example `all-reduce`.
-      shapes: of its results on one device.
-      bytes: of its results on one device.
+      shapes: shapes of its results on one device.
+      bytes: size of its results on one device.
     """
 
     kind: str
@@ -51,13 +51,13 @@ class Collective(NamedTuple):
     bytes: int
 
     def sent(self, devices: int) -> float:
-        """Bytes that each device of a ring sends."""
+        """Return the bytes that each device of a ring sends."""
         rounds = 2 if self.kind == "all-reduce" else 1
         return rounds * (devices - 1) / devices * self.bytes
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Reads them from the text of a compiled program."""
+    """Return the collectives in the text of a compiled program."""
     found = []
     for match in _COLLECTIVE.finditer(hlo):
         shapes, total = [], 0
@@ -70,7 +70,7 @@ def collectives(hlo: str) -> list[Collective]:
 
 
 def mesh_of(devices: int) -> Mesh:
-    """The first devices, along `data`."""
+    """Return a mesh of the first devices, along `data`."""
     return jax.make_mesh(
         (devices,),
         ("data",),
@@ -80,7 +80,7 @@ def mesh_of(devices: int) -> Mesh:
 
 
 class Step(NamedTuple):
-    """A compiled step and what it takes."""
+    """A compiled step and its arguments."""
 
     compiled: jax.stages.Compiled
     state: train_step.TrainState
@@ -91,7 +91,7 @@ class Step(NamedTuple):
 def compile_step(
     arch: str, size: int, batch_size: int, devices: int, batch_norm_groups: int = 1
 ) -> Step:
-    """The step of pre-training with SGD, for a batch of noise."""
+    """Return the compiled step of pre-training with SGD, for a batch of noise."""
     model = simclr.SimCLR(
         arch=arch, embedding_dim=_EMBEDDING_DIM, batch_norm_groups=batch_norm_groups
     )
@@ -127,11 +127,12 @@ def compile_step(
 
 
 def least_possible(step: Step) -> list[Collective]:
-    """What has to be exchanged if nothing is exchanged twice."""
+    """Return the collectives of a step that exchanges nothing twice."""
     batch_size = step.batch["images"].shape[0]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(step.state.params))
     statistics = sum(leaf.size for leaf in jax.tree.leaves(step.state.batch_stats))
-    # Mean and variance are both in the tree; two views, each there and back.
+    # The tree contains both mean and variance. There are two views, each forward and
+    # backward.
     return [
         Collective("all-reduce", (), 4 * parameters),
         Collective("all-reduce", (), 4 * 4 * statistics),
@@ -140,7 +141,7 @@ def least_possible(step: Step) -> list[Collective]:
 
 
 def table_of_collectives(arguments) -> None:
-    """Prints what a device sends, by the number of devices."""
+    """Print what a device sends, by the number of devices."""
     batch_size = max(arguments.batch_sizes)
     print(f"\n{arguments.arch}, {batch_size} pairs: MiB that a device sends in a step")
     print("devices  operations  gradients  statistics  embeddings  other  all / least")
@@ -156,7 +157,7 @@ def table_of_collectives(arguments) -> None:
 
 
 def split(found: list[Collective], step: Step) -> tuple[list[Collective], ...]:
-    """Those of gradients, of batch statistics, of embeddings, and the others."""
+    """Return the collectives of gradients, statistics, embeddings, and the rest."""
     kernels = {leaf.shape for leaf in jax.tree.leaves(step.state.params)}
     kernels = {shape for shape in kernels if len(shape) > 1}
     parts = ([], [], [], [])
@@ -173,7 +174,7 @@ def split(found: list[Collective], step: Step) -> tuple[list[Collective], ...]:
 
 
 def table_of_steps(arguments) -> None:
-    """Prints time and memory by batch size, on the largest number of devices."""
+    """Print time and memory by batch size, on the largest number of devices."""
     devices = max(arguments.devices)
     print(f"\n{arguments.arch}, {devices} devices: a step by batch size")
     print("pairs  seconds  ms / pair  temporary MiB / device  MiB / pair")
@@ -194,7 +195,7 @@ def table_of_steps(arguments) -> None:
 
 
 def plain_nt_xent(a_ND: jax.Array, b_ND: jax.Array) -> jax.Array:
-    """With all similarities at once, as it is usually written."""
+    """Return NT-Xent with all similarities at once, as it is usually written."""
     a_ND, b_ND = losses.l2_normalize(a_ND), losses.l2_normalize(b_ND)
     z_MD = jnp.concatenate([a_ND, b_ND])
     logits_MM = jnp.matmul(z_MD, z_MD.T, precision="highest") / 0.1
@@ -204,7 +205,7 @@ def plain_nt_xent(a_ND: jax.Array, b_ND: jax.Array) -> jax.Array:
 
 
 def table_of_losses(arguments) -> None:
-    """Prints loss and gradient in plain form and by blocks, on one and all devices."""
+    """Print loss and gradient in plain form and in blocks, on one and all devices."""
     devices = max(arguments.devices)
     sharded = jax.shard_map(
         functools.partial(losses.contrast, axis="data"),
@@ -241,7 +242,7 @@ def table_of_losses(arguments) -> None:
 
 
 def main():
-    """Prints the three tables."""
+    """Print the three tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

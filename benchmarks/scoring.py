@@ -1,12 +1,13 @@
-"""Images per second from file to score, beside the same written plainly in PyTorch.
+"""Measure images per second from file to score, with plain PyTorch as the baseline.
 
     python benchmarks/scoring.py [--turns=6] [--torch_python=VENV/bin/python]
 
-ResNet-50 with random weights, float32, five crops at two scales, on CPU, on one core
-and on two. Each side is a process of its own, and they take turns of a few seconds, so
-that what else the machine does meets both: the ratio is that of a turn, the median of
-all, with the smallest and the largest. PyTorch runs in the interpreter of
---torch_python, by default this one, and is left out where it cannot be imported.
+ResNet-50 with random weights, float32, five crops at two scales, on a CPU with one core
+and with two. Each side runs in its own process. They take turns of a few seconds, so
+that other programs on the machine affect both. The ratio is that of a turn; the table
+has the median of all turns, the minimum and the maximum. PyTorch runs in the
+interpreter of --torch_python, by default this one, and is left out if it cannot be
+imported there.
 """
 
 import argparse
@@ -25,13 +26,13 @@ import numpy as np
 from PIL import Image
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
-_IMAGES = 4  # in a turn: from file to score, then their crops through the encoder
-_CROPS = 10  # of an image, both scales
+_IMAGES = 4  # per turn: from file to score, then their crops through the encoder
+_CROPS = 10  # crops of an image, both scales
 _SIZE = 224
 
 
 def main():
-    """Makes the images, runs both sides and prints the table."""
+    """Make the images, run both sides and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +48,7 @@ def main():
     pythons = {"ours": sys.executable, "PyTorch": arguments.torch_python}
     with_torch = [arguments.torch_python, "-c", "import torch, PIL"]
     if subprocess.run(with_torch, capture_output=True).returncode:
-        print("PyTorch is not there: only this package is measured")
+        print("PyTorch is not installed: measuring only this package")
         del pythons["PyTorch"]
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("png", "jpg"):
@@ -73,7 +74,7 @@ def _start(name: str, python: str, folder: str, cores: int) -> subprocess.Popen:
 
 
 def _compare(sides: dict[str, subprocess.Popen], kind: str, cores: int, turns: int):
-    """Prints the rates of both sides, and where the time of ours goes."""
+    """Print the rates of both sides, and how our side spends its time."""
     parts = {name: json.loads(side.stdout.readline()) for name, side in sides.items()}
     measured = {name: [] for name in sides}
     for _ in range(turns):
@@ -91,14 +92,14 @@ def _compare(sides: dict[str, subprocess.Popen], kind: str, cores: int, turns: i
     for part, milliseconds in parts["ours"].items():
         print(f"    {part}, ms: {milliseconds:.1f}", flush=True)
     for side in sides.values():
-        side.stdin.close()  # which ends it
+        side.stdin.close()  # ends the process
 
 
 def _take_turns(parts: dict[str, float], score: Callable, encode: Callable) -> None:
-    """Tells the parts, then measures whenever it is asked."""
+    """Print the parts, then measure whenever the parent asks for a turn."""
     print(json.dumps(parts), flush=True)
     for _ in sys.stdin:
-        encode()  # not measured: new memory costs more after the other side's turn
+        encode()  # warm-up: new memory is slower after the other side's turn
         start = time.perf_counter()
         score()
         scored = time.perf_counter()
@@ -134,7 +135,7 @@ Prepared = tuple[dict[str, float], Callable, Callable]
 
 
 def prepare_ours(files: list[pathlib.Path]) -> Prepared:
-    """Where the time of an image goes; scores all files; embeds the crops of one."""
+    """Return the time of each part, a function to score, and one to embed."""
     import jax
 
     from arniqa_jax.data import crops
@@ -181,7 +182,7 @@ def _blank() -> np.ndarray:
 
 
 def prepare_torch(files: list[pathlib.Path], device: str = "cpu") -> Prepared:
-    """The same work, as one would write it in PyTorch."""
+    """Return the same for plain PyTorch code."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -196,7 +197,7 @@ def prepare_torch(files: list[pathlib.Path], device: str = "cpu") -> Prepared:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         pixels = (pixels - mean[:, None, None]) / std[:, None, None]
         _, height, width = pixels.shape
-        # Zeros outside, as crops of a smaller image have them.
+        # The outside of a smaller image is zero, as in our crops.
         tall, wide = max(0, _SIZE - height), max(0, _SIZE - width)
         pixels = torch.nn.functional.pad(pixels, (0, wide, 0, tall))
         bottom, right = pixels.shape[1] - _SIZE, pixels.shape[2] - _SIZE

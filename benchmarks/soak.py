@@ -1,15 +1,15 @@
-"""Kills runs with SIGKILL at random moments; each has to end as if it had not been.
+"""Kill runs with SIGKILL at random moments; each must end as if it had not been killed.
 
     python benchmarks/soak.py --kills=100 [--processes=2] [--seed=0]
 
-The tiny encoder on the built-in photographs, in crops of 64 pixels, validated on a few
-images. One run goes through undisturbed. Others are killed several times each, during
-start-up, a step, a save and a validation: tests/interrupted_run.py finds the moment,
-and a random time later the signal falls; of several processes one gets it, and all
-start again. Then the run is let through to its end. It has to have the same parameters,
-bit for bit, and the same metrics.jsonl but for the times; no process and no shared
-memory of a killed one may be left, and no run may start from what is not a complete
-checkpoint. Any of these ends the program with code 1.
+A run trains the tiny encoder on the built-in photographs, in crops of 64 pixels, and
+validates it on a few images. One run is not disturbed. The others are killed several
+times each, during start-up, a step, a save and a validation: tests/interrupted_run.py
+finds the moment, and the signal follows after a random time. If a run has several
+processes, one is killed and all are started again. Then the run may finish. It must
+have the same parameters as the undisturbed run, bit for bit, and the same metrics.jsonl
+except for times. A killed run must not leave a process or shared memory behind, and no
+run may start from an incomplete checkpoint. Otherwise the program exits with code 1.
 """
 
 import argparse
@@ -48,11 +48,12 @@ FIELDS = {
     "evaluation.datasets": "csv:scored/table.csv",
     "log.tensorboard": False,
 }
-# Each phase with the longest time, in seconds, from its beginning to the signal.
+# Each phase, with the maximum time in seconds from its beginning to the signal.
 _PHASES = {"start": 15.0, "step": 0.2, "save": 0.3, "evaluation": 1.0}
 _KILLS_OF_A_RUN = 10
-# What the undisturbed run compiles, down to the smallest function, serves all others.
-# On CPUs, JAX lets only process 0 read what another run has compiled: so compile fast.
+# The undisturbed run compiles every function, down to the smallest, and the others use
+# its cache. On CPUs, JAX lets only process 0 read programs that another run compiled,
+# so compilation must be fast.
 ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
@@ -62,7 +63,7 @@ _GONE_WITHIN = 60.0  # seconds for the workers of a killed process to notice
 
 
 def main():
-    """Runs, kills, compares and prints what was seen."""
+    """Run, kill, compare and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1)
@@ -83,7 +84,7 @@ def main():
         while phases:
             run = folder / f"run{runs}"
             for phase in phases[:_KILLS_OF_A_RUN]:
-                # A run may be at its end before the moment that was drawn.
+                # A run may end before the drawn moment.
                 while not _killed(run, phase, arguments.processes, rng):
                     pass
                 kills[phase] += 1
@@ -93,7 +94,8 @@ def main():
             runs += 1
             print(f"{kills.total()} kills, {runs} runs ended equal", flush=True)
     deadline = time.monotonic() + _GONE_WITHIN
-    # Other programs come and go too: what counts is what stays and nobody has open.
+    # Other programs also come and go. Only segments that stay and that nobody has open
+    # count.
     while left := _shared_memory() - shared_memory:
         if time.monotonic() > deadline:
             raise SystemExit(f"left in /dev/shm: {sorted(left)}")
@@ -107,13 +109,13 @@ def main():
 
 
 def free_address() -> str:
-    """HOST:PORT of this machine, for processes to meet at."""
+    """Return HOST:PORT of this machine, for the processes to connect to."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def write_scored(folder: pathlib.Path) -> None:
-    """Images of noise, their amounts the scores."""
+    """Write images of noise, with the amount of noise as their scores."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     rows = ["image,score,split"]
@@ -126,7 +128,7 @@ def write_scored(folder: pathlib.Path) -> None:
 
 
 def _killed(run: pathlib.Path, phase: str, processes: int, rng: random.Random) -> bool:
-    """Starts the run and kills it in the phase; False where it ended before."""
+    """Start the run and kill it in the phase; return False if it ended before."""
     done = _last_checkpoint(run)
     every = {"start": 1, "step": 1, "save": _SAVE, "evaluation": _VALIDATE}[phase]
     first = done // every * every + every
@@ -139,16 +141,16 @@ def _killed(run: pathlib.Path, phase: str, processes: int, rng: random.Random) -
 
 
 def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) -> bool:
-    """One start of the run to its end or its kill; whether it was killed.
+    """Run one start to its end or kill; return whether it was killed.
 
     Raises:
-      SystemExit: it ended otherwise, or left something behind.
+      SystemExit: it ended in another way, or left something behind.
     """
     before = _last_checkpoint(run)
     flags = ["--config=configs/pretrain.py", f"--workdir={run}"]
     flags += [f"--config.{name}={value}" for name, value in FIELDS.items()]
     flags.append(f"--config.evaluation.root={run.parent}")
-    # Workers change no batch; a worker costs the time to start it.
+    # The number of workers does not change a batch, and a worker takes time to start.
     flags.append(f"--config.data.workers={rng.choice([0, 0, 0, 1])}")
     if processes > 1:
         flags += [f"--coordinator={free_address()}", f"--num_processes={processes}"]
@@ -165,7 +167,7 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
-                # All that comes of it bears its mark.
+                # All descendants inherit this mark in their environment.
                 env=os.environ | ENVIRONMENT | {"SOAK_RUN": str(run)},
             )
         )
@@ -186,14 +188,14 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
 
 
 def _last_checkpoint(run: pathlib.Path) -> int:
-    """The step of the last complete checkpoint; 0 for none."""
+    """Return the step of the last complete checkpoint; 0 if there is none."""
     directory = run / "checkpoints"
     names = os.listdir(directory) if directory.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def outcome(run: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
-    """The variables at the end as bytes, and `metrics.jsonl` without the times."""
+    """Return the final variables as bytes, and `metrics.jsonl` without times."""
     variables = encoders.load(run, "last").variables
     stored = {
         jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
@@ -215,7 +217,7 @@ def _same(found, expected, run: pathlib.Path) -> None:
 
 
 def _processes_of(run: pathlib.Path) -> list[int]:
-    """Running processes that have the mark of a run in their environment."""
+    """Return the running processes that have the mark of a run in their environment."""
     mark, found = f"SOAK_RUN={run}\0".encode(), []
     for directory in pathlib.Path("/proc").iterdir():
         if not directory.name.isdigit():
@@ -224,12 +226,12 @@ def _processes_of(run: pathlib.Path) -> list[int]:
             if mark in (directory / "environ").read_bytes():
                 found.append(int(directory.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # ended meanwhile, or another user's
+            continue  # the process has ended or belongs to another user
     return found
 
 
 def _shared_memory() -> set[str]:
-    """What lies in /dev/shm and is not mapped by a running process."""
+    """Return the entries of /dev/shm that no running process has mapped."""
     mapped = set()
     for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
         try:

@@ -1,23 +1,23 @@
-"""Where the time and the memory of a training step go, and what the hardware could do.
+"""Measure the time and memory of a training step, and compare with the hardware's peak.
 
     python benchmarks/step.py --config=configs/pretrain.py [--batch_size=16]
         [--set=model.dtype=bfloat16 ...] [--json=FILE] [--trace=DIR] [--no-yardstick]
         [--memory]
 
-Parts are programs of their own on one batch, the fastest of several runs each; the
-whole step has new batches, whose chains cost more or less, so that the parts need not
-add up to it. The backward pass is the gradient
-less the forward pass. Of photographs, `data.root` gives them (the built-in ones by
-default), and the wait for them is that of a loop of steps.
+Each part is a separate program on one batch, and its time is the fastest of several
+runs. The whole step gets new batches, whose chains take more or less time, so the parts
+do not add up to it exactly. The backward pass is the gradient less the forward pass.
+Photographs come from `data.root` (by default the built-in photographs). The wait for
+them is measured in a loop of steps.
 
-The yardstick is ResNet-50 in training mode, 224 px, beside plain PyTorch where that is
-installed (--torch_python=INTERPRETER where it is installed elsewhere): processes of
-their own, in turns, the best of each. On a CPU, start with
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which helps both sides.
+The baseline is ResNet-50 in training mode, 224 px, also in plain PyTorch if that is
+installed (--torch_python=INTERPRETER if it is installed elsewhere). Both run in their
+own processes, in turns, and the best of each counts. On a CPU, start with
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which makes both sides faster.
 
---memory compiles the gradient with and without rematerialisation for the activations
-of a pair, and estimates which batch fits which device. --trace writes a profile of
-three steps for TensorBoard (plugin `profile`) or ui.perfetto.dev.
+--memory compiles the gradient with and without rematerialisation to measure the
+activations of a pair, and estimates which batch fits which device. --trace writes a
+profile of three steps for TensorBoard (plugin `profile`) or ui.perfetto.dev.
 """
 
 import argparse
@@ -49,7 +49,7 @@ _WAITED_STEPS = 5
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,18 +91,18 @@ def main() -> None:
 
 
 def read_config(path: str, *changes: str) -> ConfigDict:
-    """Reads a config as the commands do; changes are `FIELD=VALUE`."""
+    """Return a config as the commands read it; changes are `FIELD=VALUE`."""
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
     changed = [f"--config.{change}" for change in changes]
-    # Where ml_collections looks for the fields that are changed, whatever it is given.
+    # ml_collections always looks for changed fields in sys.argv.
     sys.argv = [sys.argv[0], f"--config={path}", *changed]
     values(sys.argv)
     return holder.value
 
 
 def best_of(function, *arguments, repeats: int = _REPEATS) -> float:
-    """Seconds of the fastest of several runs, after one to warm up."""
+    """Return the seconds of the fastest of several runs, after one warm-up run."""
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(repeats):
@@ -146,7 +146,7 @@ class Step:
             accumulation=config.train.accumulation,
             degradation_options=self._options,
         )
-        # Random weights: the time does not depend on their values.
+        # Random weights are enough, because the time does not depend on their values.
         config = config.copy_and_resolve_references()
         config.model.init = "random"
         self.state = train_step.initial_state(
@@ -175,12 +175,12 @@ class Step:
         return {name: batch[name] for name in train_step.BATCH}
 
     def _fresh_state(self):
-        # A copy, as the step takes its state away.
+        # Copy the state, because the step donates it.
         copy = jax.tree.map(jnp.copy, self.state)
         return jax.device_put(copy, sharding.replicated(self._mesh))
 
     def compile_seconds(self) -> dict[str, float]:
-        """With an empty persistent cache, and with what that left in it."""
+        """Return the compile time with an empty and with a filled persistent cache."""
         seconds = {}
         jax.config.update("jax_compilation_cache_dir", self._cache.name)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -193,7 +193,7 @@ class Step:
         return seconds
 
     def seconds(self) -> dict[str, float]:
-        """Of the whole step and of its parts."""
+        """Return the seconds of the whole step and of its parts."""
         model, state = self._model, self._fresh_state()
 
         @jax.jit
@@ -236,11 +236,11 @@ class Step:
         return {"whole step": whole, **seconds, "waiting for data": waited}
 
     def _loop(self) -> tuple[float, float]:
-        """The fastest step, and the mean wait for a batch, as training has them."""
+        """Return the fastest step and the mean wait for a batch, as in training."""
         state = self._fresh_state()
         steps, waits = [], []
         with self._batches() as batches:
-            next(batches)  # the workers start
+            next(batches)  # while the workers start
             for _ in range(_WAITED_STEPS):
                 start = time.perf_counter()
                 batch = next(batches)
@@ -253,7 +253,7 @@ class Step:
         return min(steps), float(np.mean(waits))
 
     def flops(self, seconds: float) -> dict[str, float | None]:
-        """Of the model and of the compiled program; the share of the peak."""
+        """Return the FLOPs of model and compiled program, and the share of peak."""
         images = 4 * self._config.train.batch_size
         size = self._config.data.patch_size
         meter = throughput.Throughput(self._model, size, images, self._mesh)
@@ -267,7 +267,7 @@ class Step:
         }
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes, on one device: planned by the compiler, and the peak that was seen."""
+        """Return the bytes on one device: the compiler's plan, the measured peak."""
         plan = self._compiled.memory_analysis()
         seen = jax.devices()[0].memory_stats() or {}
         return {
@@ -280,7 +280,7 @@ class Step:
         }
 
     def trace(self, folder: str) -> None:
-        """Writes a profile of three steps."""
+        """Write a profile of three steps."""
         state = self._fresh_state()
         with jax.profiler.trace(folder):
             for _ in range(3):

@@ -1,11 +1,11 @@
-"""The whole step of another version of this program beside that of this one.
+"""Compare the whole step of another version of this program with that of this version.
 
     git worktree add ../before c286845
     python benchmarks/step_versions.py ../before [--config=pretrain --pairs=4 --turns=2]
 
-Processes take turns; each compiles the step of the config twice, with an empty cache
-and with what that left in it, and runs it on noise. All that it uses of a version are
-the functions that build a step, which c286845 and later have.
+Processes take turns. Each compiles the step of the config twice, first with an empty
+cache and then with the filled one, and runs it on noise. From a version it uses only
+the functions that build a step, which exist since c286845.
 """
 
 import argparse
@@ -27,13 +27,13 @@ _LEARNING_RATE = 1e-3
 
 
 def main():
-    """Runs both versions in turns and prints a row for each process."""
+    """Run both versions in turns and print a row for each process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("before", type=pathlib.Path, help="a checkout")
     parser.add_argument("--config", default="quickstart")
-    parser.add_argument("--pairs", type=int, help="by default the config's")
+    parser.add_argument("--pairs", type=int, help="default: the config's")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--role", choices=["step"], help=argparse.SUPPRESS)
@@ -63,8 +63,8 @@ def main():
 
 
 def measure(config_name: str, pairs: int | None, steps: int) -> list[float]:
-    """Seconds to compile, cold and warm; MB of temporaries; seconds of a step."""
-    # Of the version that PYTHONPATH names.
+    """Return seconds to compile (cold, warm), MB of temporaries, seconds of a step."""
+    # These imports come from the version in PYTHONPATH.
     from arniqa_jax.distributed import sharding
     from arniqa_jax.training import optimizers, train_step
     from arniqa_jax.weights import encoders
@@ -79,7 +79,8 @@ def measure(config_name: str, pairs: int | None, steps: int) -> list[float]:
         weight_decay=config.optimizer.weight_decay,
     )
     mesh = sharding.make_mesh()
-    # In c286845 the seed is a constant of the program, later the key an argument.
+    # In c286845 the seed is a constant of the program; later versions take the key as
+    # an argument.
     has_seed = "seed" in inspect.signature(train_step.make_step).parameters
     step = train_step.make_step(
         encoders.build_model(config),

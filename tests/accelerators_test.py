@@ -364,7 +364,7 @@ def test_missing_compilers_are_named(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--target=v9:2x2", "--config=pretrain"), "no accelerator is called 'v9'"),
+        (("--target=v9:2x2", "--config=pretrain"), "there is no accelerator 'v9'"),
         (("--target=v5e:2x4", "--config=pretain"), "did you mean 'pretrain'"),
         (("--config=pretrain",), "--target and --config are needed"),
         (

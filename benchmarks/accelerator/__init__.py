@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/accelerators.py`: targets, programs, and their readers."""
+"""The modules of `benchmarks/accelerators.py`: targets, programs and parsers."""

@@ -1,8 +1,9 @@
 """Scheduled bundles of the operations of a TPU program, from the compiler's dump.
 
-A bundle is what a core of a TPU issues in one cycle. libtpu writes a listing of each
-operation, `TIME-NAME-NN-final_bundles.txt`, into the folder of `--xla_jf_dump_to`; one
-that equals another is named in `...deduplication-map.txt` instead.
+A bundle is the set of instructions that a TPU core issues in one cycle. libtpu writes a
+listing of each operation, `TIME-NAME-NN-final_bundles.txt`, into the folder of
+`--xla_jf_dump_to`. An operation with the same code as another one has no listing; the
+file `...deduplication-map.txt` names the other one.
 """
 
 import contextlib
@@ -13,16 +14,16 @@ from collections.abc import Iterator
 
 _LINE = re.compile(r"^\s*(0x[0-9a-f]+|0)\s+(?:[A-Z]{2})?\s*:")
 _FILE = re.compile(r"\d+-(.*)-\d+-final_bundles\.txt")
-# Seconds between two rounds of deleting the dumps that are not read.
+# Seconds between two deletions of the dumps that are not read.
 _SWEEP_SECONDS = 0.3
 
 
 @contextlib.contextmanager
 def swept(folder: pathlib.Path) -> Iterator[None]:
-    """Keep only the listings in a folder while a program is compiled.
+    """Delete all files but the listings in a folder while a program is compiled.
 
-    The other dumps of a training step would fill a disk. What an earlier program left
-    is deleted first.
+    The other dumps of a training step would fill a disk. Files of an earlier program
+    are deleted first.
     """
     for file in folder.iterdir():
         file.unlink()
@@ -61,7 +62,7 @@ def read(folder: pathlib.Path) -> dict[str, float]:
 
 
 def equal_names(text: str) -> dict[str, str]:
-    """Return, for each operation of a map, the one whose listing it shares."""
+    """Return, for each operation of a map, the operation whose listing it shares."""
     names, key = {}, ""
     for line in text.splitlines():
         if line.startswith("key:"):
@@ -74,9 +75,9 @@ def equal_names(text: str) -> dict[str, str]:
 def count(text: str) -> float:
     """Return the bundles that a listing executes, its loops included.
 
-    A loop is a branch back to the start of a region, under a predicate that compares
-    with a constant: its trips. The outer loop of a software pipeline ("iter bound") has
-    its prologue and epilogue among them, which run nothing of the body.
+    A loop is a branch back to the start of a region. Its predicate compares with a
+    constant, which is the trip count. For the outer loop of a software pipeline ("iter
+    bound"), the trip count includes prologue and epilogue, which do not run the body.
     """
     starts: dict[str, int] = {}
     limits: dict[str, int] = {}

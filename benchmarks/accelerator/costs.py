@@ -1,10 +1,11 @@
-"""What a compiled program costs: by part, and its collectives.
+"""The cost of a compiled program, by part, and its collectives.
 
-Three rulers. Bytes: what each operation reads from and writes to HBM, read from the
-program's text. Bundles: what a TPU core issues, from the compiler's dump. Estimated
-cycles: the compiler's own, of use for convolutions and products alone. The time of an
-operation is at least the larger of its bytes over the bandwidth and its bundles (or, of
-a convolution without a dump, its estimated cycles) over the clock: the per-op maximum.
+There are three measures. Bytes are what each operation reads from and writes to HBM,
+from the program's text. Bundles are the instructions that a TPU core issues, from the
+compiler's dump. Estimated cycles are the compiler's own, and are useful only for
+convolutions and products. The time of an operation is at least the larger of two
+quotients, the "per-op maximum": its bytes over the bandwidth, and its bundles over the
+clock. For a convolution without a dump, the estimated cycles replace the bundles.
 """
 
 import dataclasses
@@ -25,14 +26,14 @@ _COLLECTIVES = (
 
 @dataclasses.dataclass
 class Cost:
-    """Means of one run, of a part or of a program.
+    """The mean cost of one run of a part or a program.
 
     Attributes:
-      bytes: of HBM, read and written.
-      bundles: of the operations that have a listing.
+      bytes: bytes of HBM that are read and written.
+      bundles: bundles of the operations that have a listing.
       cycles: the compiler's estimate.
-      launches: operations that are started.
-      unlisted: those of them that have no listing.
+      launches: number of operations that are launched.
+      unlisted: number of launched operations without a listing.
       seconds: the per-op maximum.
     """
 
@@ -44,7 +45,7 @@ class Cost:
     seconds: float = 0.0
 
     def add(self, other: "Cost", times: float = 1.0) -> None:
-        """Add another cost, so many times."""
+        """Add another cost, multiplied by `times`."""
         for field in dataclasses.fields(self):
             added = getattr(self, field.name) + times * getattr(other, field.name)
             setattr(self, field.name, added)
@@ -55,10 +56,10 @@ class Collectives:
     """The collectives of one kind in one run.
 
     Attributes:
-      count: how many run.
-      bytes: of their operands, on one device.
-      seconds: by the bandwidth between the chips; latency is not counted.
-      overlapped: how many have computation between their start and their end.
+      count: number of collectives.
+      bytes: size of their operands, on one device.
+      seconds: time by the bandwidth between the chips, without latency.
+      overlapped: number of collectives with computation between their start and end.
     """
 
     count: float = 0.0
@@ -84,7 +85,7 @@ def operation_cost(
         bytes=moved,
         bundles=bundles or 0.0,
         cycles=operation.estimated_cycles,
-        # Copies that run beside the rest have no launch of their own.
+        # Asynchronous copies have no launch of their own.
         launches=float(not operation.kind.endswith("-start")),
         unlisted=float(bundles is None and not operation.kind.endswith("-start")),
         seconds=max(busy / chip.clock, moved / chip.bandwidth),
@@ -102,10 +103,11 @@ def by_part(
 
     Args:
       program: the program.
-      chip: what it runs on.
-      part_of: the part, from an operation's path and the branch that it is inside.
-      listed: the bundles of operations, empty without a dump.
-      **weights: of loops and branches, see `hlo.Program.executed`.
+      chip: the chip that it runs on.
+      part_of: returns the part, given an operation's path and the branch that contains
+        it.
+      listed: the bundles of operations; empty without a dump.
+      **weights: weights of loops and branches, see `hlo.Program.executed`.
     """
     parts: dict[str, Cost] = {}
     for item in program.executed(**weights):
@@ -125,7 +127,7 @@ def total(parts: Mapping[str, Cost]) -> Cost:
 
 
 def has_kind(program: hlo.Program, operation: hlo.Operation, kinds) -> bool:
-    """Return whether an operation, or what is fused into it, is of one of the kinds."""
+    """Return whether an operation, or one fused into it, is of one of the kinds."""
     if operation.kind in kinds or "__cudnn$conv" in operation.rest:
         return True
     return any(
@@ -140,8 +142,8 @@ def collectives(
 ) -> dict[str, Collectives]:
     """Return the collectives by kind, such as `all-reduce`.
 
-    In a ring over n devices each of them sends 2 (n - 1) / n of the bytes of an
-    all-reduce, and half of that for the other kinds. The links of a chip carry half of
+    In a ring of n devices each device sends 2 (n - 1) / n of the bytes of an
+    all-reduce, and half of this for the other kinds. The links of a chip carry half of
     `Chip.interconnect` in each direction.
     """
     found: dict[str, Collectives] = {}
@@ -180,9 +182,9 @@ def _collective(program: hlo.Program, operation: hlo.Operation) -> str:
 
 
 def _overlaps(item: hlo.Executed) -> bool:
-    """Whether computation is scheduled between the start of a collective and its end.
+    """Return whether computation runs between the start and the end of a collective.
 
-    A collective that is one operation is waited for.
+    A synchronous collective, which is one operation, has no overlap.
     """
     names = list(item.computation)
     start = names.index(item.operation.name)
@@ -197,11 +199,12 @@ def _overlaps(item: hlo.Executed) -> bool:
     return False
 
 
-# Of a bottleneck's number in the plain Flax ResNet-50, whose blocks are not named by
-# stage.
+# The stage of each bottleneck, by number, in the plain Flax ResNet-50, whose names of
+# blocks do not contain the stage.
 _PLAIN_STAGES = (1,) * 3 + (2,) * 4 + (3,) * 6 + (4,) * 3
 
-# In the paths of what draws chains and dispatches them, outside of the distortions.
+# Substrings of the paths of operations that draw and dispatch chains, outside of the
+# distortions.
 _DRAWING = ("jit(_apply)", "jit(_draw)", "searchsorted", "threefry", "degrade")
 
 
@@ -210,7 +213,7 @@ def part_of(path: str, inside: str) -> str:
 
     Args:
       path: such as `jit(step)/transpose(jvp(SimCLR))/encoder/layer1_0/conv2/...`.
-      inside: the distortion whose branch it is in, or "".
+      inside: the distortion whose branch contains the operation, or "".
     """
     if inside:
         return f"degradation: {inside}"

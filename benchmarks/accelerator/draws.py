@@ -1,32 +1,33 @@
-"""How often a distortion is drawn, and how often its loops run, from the catalogue."""
+"""How often each distortion is drawn and its loops run, from the catalogue."""
 
 import dataclasses
 import math
 
 from arniqa_jax.degradation.catalogue import CATALOGUE
 
-# Trips of the loops whose trip count is data, as a function of the level's parameter:
-# patches and blocks are copied one by one, blurs add pairs of rows from the middle out.
+# Trip counts that depend on data, as functions of the level's parameter. Patches and
+# blocks are copied one by one. Blurs add pairs of rows from the middle outwards.
 _TRIPS = {
     "non_eccentricity_patch": lambda value: value,
     "color_block": lambda value: value,
     "lens_blur": lambda value: value + 1,
-    "motion_blur": lambda value: (value + 1) / 2,  # a vertical line; others less
+    "motion_blur": lambda value: (value + 1) / 2,  # for a vertical line, the maximum
 }
-# Of the level index; `chain.draw_chains` draws it from a normal cut at 0.
+# Standard deviation of the level index; `chain.draw_chains` draws it from a normal
+# density cut at 0.
 _LEVEL_DEVIATION = 2.5
-# Levels (from 0) for which each branch of a switch inside of a distortion runs.
+# Levels (from 0) for which each branch of a switch inside a distortion runs.
 _SWITCHES = {"jitter": ((0, 1), (2,), (3,), (4,))}
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """The means of the chains that a `degradation` config draws.
+    """The means over the chains that a `degradation` config draws.
 
     Attributes:
       applications: mean number of times that a pair goes through each distortion.
       levels: probability of each level index.
-      max_distortions: positions of a chain.
+      max_distortions: number of positions of a chain.
     """
 
     applications: dict[str, float]
@@ -39,15 +40,15 @@ class Draws:
         return sum(self.applications.values())
 
     def mean_trips(self, name: str) -> float:
-        """Return the mean trips of a loop of a distortion whose count is data."""
+        """Return the mean trip count of a distortion's loop that depends on data."""
         trips = _TRIPS.get(name, lambda value: 1.0)
         values = CATALOGUE[name].levels
         return sum(p * trips(v) for p, v in zip(self.levels, values, strict=False))
 
     def branch_shares(self, name: str, branches: int) -> list[float]:
-        """Return how often each branch of a switch inside of a distortion runs.
+        """Return how often each branch of a switch inside a distortion runs.
 
-        Equal shares, unless the branches are known to be groups of levels.
+        The shares are equal, unless the branches are known to be groups of levels.
         """
         groups = _SWITCHES.get(name, ())
         if len(groups) != branches:
@@ -61,9 +62,9 @@ class Draws:
 def of_config(config) -> Draws:
     """Return the means for a config's `degradation`.
 
-    A chain that is not empty has a length uniform in 1..max_distortions, takes that
-    many of the groups without replacement, and in each group every distortion is
-    equally likely: a group of n has mean length / groups / n for each of them.
+    A non-empty chain has a length uniform in 1..max_distortions and draws that many of
+    the groups without replacement. In each group every distortion is equally likely. So
+    each distortion of a group of n has the mean length / groups / n.
     """
     options = config.degradation
     mean_length = (1 - options.pristine_prob) * (1 + options.max_distortions) / 2
@@ -85,7 +86,8 @@ def of_config(config) -> Draws:
 def mean_tiles(config, pairs: int, tile: int) -> float:
     """Return the mean number of tiles of a position of the chains.
 
-    Of N pairs, a kind is drawn by a binomial number, cut into tiles of `tile`.
+    Among N pairs, the number with one distortion is binomial; it is cut into tiles of
+    `tile`.
     """
     drawn, options = of_config(config), config.degradation
     mean = 0.0

@@ -6,21 +6,21 @@ from ml_collections import ConfigDict
 
 from accelerator.targets import Chip
 
-# Pairs on a device at which the memory of a pair is measured.
+# Number of pairs per device at which the memory per pair is measured.
 _PROBE = 8
 
 
 def both(
     compile_one: Callable[..., dict], devices: int, config: ConfigDict, chip: Chip
 ) -> dict[str, dict]:
-    """Return what fits without and with rematerialisation.
+    """Return the largest batch without and with rematerialisation.
 
     Args:
-      compile_one: compiles a program by its name, with fields `NAME=VALUE` changed,
-        and returns its record, with `error` where it does not fit.
-      devices: how many there are.
-      config: of a run.
-      chip: one of them.
+      compile_one: compiles a program by its name, with fields `NAME=VALUE` changed, and
+        returns its record, with `error` if it does not fit.
+      devices: number of devices.
+      config: config of a run.
+      chip: one of the devices.
     """
     return {
         name: largest(
@@ -35,18 +35,18 @@ def both(
 
 
 def largest(compile_step: Callable[..., dict], devices: int, chip: Chip) -> dict:
-    """Return the largest power of two of pairs on a device whose step fits.
+    """Return the largest power of two of pairs per device whose step fits.
 
-    The memory of a small batch gives the power of two to start with; then it is
-    doubled or halved until one fits and its double does not.
+    The memory of a small batch gives the first power of two. It is then doubled or
+    halved until a batch fits and its double does not.
 
     Args:
       compile_step: takes a change of the config, `train.batch_size=...`.
-      devices: how many there are.
-      chip: one of them.
+      devices: number of devices.
+      chip: one of the devices.
 
     Returns:
-      `pairs` on a device, 0 if none fits, and `tried`: the bytes of each number.
+      `pairs` per device, 0 if none fits, and `tried`: the bytes of each number.
     """
     tried: dict[int, dict] = {}
 
@@ -63,7 +63,8 @@ def largest(compile_step: Callable[..., dict], devices: int, chip: Chip) -> dict
     while pairs and not fits(pairs):
         pairs //= 2
     if pairs == _PROBE:
-        # Half of the room at first: what does not fit takes as long to compile.
+        # Start at half of the memory, because a program that does not fit takes as long
+        # to compile.
         each = tried[pairs]["bytes"] / pairs
         guess = _power_below(chip.memory / each)
         if guess > pairs:
@@ -81,13 +82,13 @@ def largest(compile_step: Callable[..., dict], devices: int, chip: Chip) -> dict
 
 
 def below(compile_one: Callable[..., dict], record: dict, devices: int, chip: Chip):
-    """Return the largest power of two of pairs on a device below one that is too much.
+    """Return the largest power of two of pairs per device that fits, below a failure.
 
     Args:
       compile_one: see `both`.
-      record: of the program that does not fit.
-      devices: how many there are.
-      chip: one of them.
+      record: record of the program that does not fit.
+      devices: number of devices.
+      chip: one of the devices.
     """
     pairs = record["pairs"] / 2
     if record["used"]:

@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program: computations, operations, how often they run.
+"""Parser of the text of a compiled program: operations, and how often they run.
 
-Only operations that are launched count: those of the entry, of the bodies of loops and
-of the branches of conditionals, not what is inside of fusions.
+Only operations that are launched count. These are the operations of the entry, of loop
+bodies and of branches of conditionals, but not those inside fusions.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 
-# Operations that launch nothing.
+# Kinds of operation that launch nothing.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier"),
@@ -37,11 +37,11 @@ class Operation:
     Attributes:
       name: unique in the program.
       kind: such as `fusion`.
-      type: of the result, as it is written.
-      operands: their names.
-      rest: the attributes behind the operands.
+      type: type of the result, as written.
+      operands: names of the operands.
+      rest: the attributes after the operands.
       is_root: whether it is the result of its computation.
-      arguments: the operands as they are written.
+      arguments: the operands, as written.
     """
 
     name: str
@@ -54,23 +54,23 @@ class Operation:
 
     @functools.cached_property
     def path(self) -> str:
-        """Where it comes from in the source, as JAX named it; may be empty."""
+        """The origin in the source, as JAX named it; may be empty."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else ""
 
     @functools.cached_property
     def estimated_cycles(self) -> int:
-        """The compiler's estimate; 0 where there is none."""
+        """The compiler's estimate; 0 if there is none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return int(found[1]) if found else 0
 
     @property
     def is_launched(self) -> bool:
-        """Whether it is work for the device, by itself."""
+        """Whether the device launches it as a separate piece of work."""
         return self.kind not in _FREE and not self.kind.endswith("-done")
 
     def called(self, *attributes: str) -> tuple[str, ...]:
-        """Return the names of the computations behind one of the attributes."""
+        """Return the names of the computations that one of the attributes calls."""
         pattern = rf"(?:{'|'.join(attributes)})=\{{?([^,}}\s]+(?:, *%[^,}}\s]+)*)"
         found = re.search(pattern, self.rest)
         return tuple(re.findall(r"[\w\.\-]+", found[1])) if found else ()
@@ -81,13 +81,13 @@ Computation = dict[str, Operation]
 
 @dataclasses.dataclass(frozen=True)
 class Executed:
-    """An operation, where it is and how often it runs.
+    """An operation, its position and how often it runs.
 
     Attributes:
       operation: the line.
-      computation: the one that it is in.
-      times: a mean; dynamic loops and branches by their probability.
-      inside: a name that the caller gave the innermost conditional's branch, or "".
+      computation: the computation that contains it.
+      times: mean number of runs; dynamic loops and branches count by their probability.
+      inside: the caller's name of the innermost conditional's branch, or "".
     """
 
     operation: Operation
@@ -116,9 +116,10 @@ class Program:
                 current[operation.name] = operation
 
     def trips(self, loop: Operation) -> int | None:
-        """Return how often a `while` runs its body; None where that is data.
+        """Return how often a `while` runs its body; None if this depends on data.
 
-        The compiler says so, or the condition compares with one constant.
+        The count comes from the compiler's annotation, or from the one constant that
+        the condition compares with.
         """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
         if known:
@@ -144,9 +145,9 @@ class Program:
         """Yield every operation that the entry reaches, launched or not.
 
         Args:
-          mean_trips: the mean trips of a loop whose trip count is data.
-          branch_weights: for a conditional with so many branches, the name and the
-            probability of each.
+          mean_trips: returns the mean trip count of a loop whose count depends on data.
+          branch_weights: returns the name and the probability of each branch of a
+            conditional.
         """
         yield from self._executed(self.entry, 1.0, "", mean_trips, branch_weights)
 
@@ -178,13 +179,13 @@ class Program:
     def bytes(self, operation: Operation, computation: Computation) -> float:
         """Return the bytes of HBM that an operation reads and writes.
 
-        What a fusion slices out of an operand counts, not the operand; and of a result
-        that is an operand with a slice changed, the slice, as it is changed in place.
+        If a fusion slices an operand, only the slice counts. If a result is an operand
+        with a changed slice, only the slice counts, because it is changed in place.
         """
         if not operation.is_launched:
             return 0.0
         if operation.kind.endswith("-start"):
-            # The result repeats the operands; the destination is its first part.
+            # The result contains the operands; its first part is the destination.
             parts = arrays(operation.type)
             read = sum(
                 size_in_hbm(computation[name].type)
@@ -279,7 +280,7 @@ def parse_operation(line: str) -> Operation | None:
     start = end + kind.end() - 1
     close = _closing(right, start)
     arguments = right[start + 1 : close]
-    # Operands are names, in some texts with their types before them.
+    # Operands are names. In some texts their types come before the names.
     operands = re.findall(r"%([\w\.\-]+)", arguments)
     return Operation(
         name,
@@ -293,7 +294,7 @@ def parse_operation(line: str) -> Operation | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Return where the bracket that opens at `start` is closed."""
+    """Return the position where the bracket that opens at `start` is closed."""
     depth = 0
     for place in range(start, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")
@@ -305,8 +306,8 @@ def _closing(text: str, start: int) -> int:
 def arrays(type_: str, *, hbm_only: bool = True) -> list[float]:
     """Return the bytes of each array of a type, in its padded layout.
 
-    A TPU stores the two minor dimensions in tiles, `T(8,128)`, and `S(1)` is the
-    memory in the core; such arrays count 0 where `hbm_only`.
+    A TPU stores the two minor dimensions in tiles, `T(8,128)`. `S(1)` is the memory in
+    the core; its arrays count as 0 if `hbm_only`.
     """
     sizes = []
     for element, shape, layout in _ARRAY.findall(type_):
@@ -326,7 +327,7 @@ def size_in_hbm(type_: str) -> float:
 
 
 def size(type_: str) -> float:
-    """Return the bytes that a type takes, wherever it is."""
+    """Return the bytes that a type takes, in any memory."""
     return sum(arrays(type_, hbm_only=False))
 
 
@@ -337,7 +338,8 @@ def _padded(dimensions: list[int], layout: str) -> list[int]:
         return dimensions
     padded = list(dimensions)
     sides = [int(side) for side in tile[1].split(",")]
-    # `order` lists dimensions from the minor one; the tile's last side is the minor.
+    # `order` lists dimensions from the minor one, and the last side of the tile belongs
+    # to the minor one.
     for dimension, side in zip(order, reversed(sides), strict=False):
         padded[dimension] = -(-padded[dimension] // side) * side
     return padded

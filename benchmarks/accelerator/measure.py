@@ -1,4 +1,4 @@
-"""Compiles programs for a target and records what the compiler and its text say."""
+"""Compile programs for a target and record the compiler's figures."""
 
 import dataclasses
 import pathlib
@@ -17,11 +17,11 @@ class DoesNotFit(errors.ArniqaError):
     """A program needs more memory than a device has.
 
     Attributes:
-      used: bytes that it needs, where the compiler says so.
+      used: bytes that it needs, if the compiler reports them.
     """
 
     def __init__(self, message: str, used: float | None):
-        """Keep what the compiler said."""
+        """Keep the compiler's message."""
         super().__init__(message)
         self.used = used
 
@@ -44,7 +44,7 @@ BUILDERS = {
     "chain": programs.chain,
     "scorer": programs.score,
 }
-# Programs that are on one device whatever the mesh.
+# Programs that run on one device for any mesh.
 _ONE_DEVICE = frozenset(BUILDERS) - {"step"}
 
 
@@ -55,17 +55,17 @@ def record(
     devices: int | None = None,
     dump: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Compile a program and return what is known of it, ready for JSON.
+    """Compile a program and return its figures, ready for JSON.
 
     Args:
       name: see `build`.
-      config: of a run.
-      target: `targets.prepare` was called for it.
-      devices: how many of its devices; all by default.
+      config: config of a run.
+      target: a target for which `targets.prepare` has been called.
+      devices: number of its devices to use; all by default.
       dump: the folder of `targets.prepare`; without it bundles are not counted.
 
     Raises:
-      DoesNotFit: in the memory of a device.
+      DoesNotFit: the program does not fit into the memory of a device.
       UsageError: the config does not suit the mesh.
     """
     mesh = target.mesh(devices)
@@ -89,10 +89,10 @@ def record(
 
 
 def compile_program(program: programs.Program):
-    """Return the compiled program and the seconds it took.
+    """Return the compiled program and the seconds it took to compile.
 
     Raises:
-      DoesNotFit: the compiler says so.
+      DoesNotFit: the compiler reports that memory is exhausted.
     """
     try:
         return program.compile()
@@ -103,7 +103,7 @@ def compile_program(program: programs.Program):
 
 
 def readable(name: str, message: str) -> DoesNotFit:
-    """Return one line of the compiler's message about memory."""
+    """Return an error with one line of the compiler's message about memory."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     size = r"([\d.]+)([KMGT]?)"
     found = re.search(rf"Used {size} of {size}", message) or re.search(
@@ -133,11 +133,11 @@ def summary(
     """Return the figures of a compiled program.
 
     Args:
-      compiled: of `jax.stages`.
-      chip: what it runs on.
-      devices: how many.
+      compiled: a compiled program of `jax.stages`.
+      chip: the chip that it runs on.
+      devices: number of devices.
       listed: bundles of its operations, see `bundles.read`.
-      weights: of its loops and branches, see `hlo.Program.executed`.
+      weights: weights of its loops and branches, see `hlo.Program.executed`.
     """
     weights, text = weights or {}, hlo.Program(compiled.as_text())
     parts = costs.by_part(text, chip, costs.part_of, listed or {}, **weights)
@@ -166,8 +166,8 @@ def weights_of(name: str, config: ConfigDict, pairs: float) -> dict[str, Any]:
 
     Args:
       name: see `build`.
-      config: of a run.
-      pairs: on one device.
+      config: config of a run.
+      pairs: number of pairs on one device.
     """
     drawn = draws.of_config(config)
     tile = min(config.degradation.tile or 1, max(1, int(pairs)))

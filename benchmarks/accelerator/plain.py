@@ -1,7 +1,7 @@
-"""The yardstick: the plainest Flax ResNet-50, and its contrastive loss.
+"""The baseline: a ResNet-50 in the simplest Flax code, and its contrastive loss.
 
-`nn.Conv`, `nn.BatchNorm` and `nn.max_pool` as everybody writes them, the two views in
-two passes. Its gradient, without any degradation, is what a whole step is held against.
+It uses `nn.Conv`, `nn.BatchNorm` and `nn.max_pool` in the usual way, with the two views
+in two passes. A whole step is compared with its gradient, without any degradation.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """The programs that are compiled, as functions and the shapes of their arguments.
 
-Nothing here runs: arguments are `jax.ShapeDtypeStruct`s, and devices those of a mesh
-that may not exist. N pairs have 2 views at 2 scales, so 4 N crops.
+Nothing in this module runs a program. Arguments are `jax.ShapeDtypeStruct`s, and the
+mesh may consist of devices that do not exist. N pairs have 2 views at 2 scales, so they
+have 4 N crops.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from arniqa_jax.training import optimizers, train_step
 from arniqa_jax.weights import encoders
 
 CROPS_OF_A_PAIR = 4
-# Images that a device scores at once, five crops at two scales each.
+# Number of images that a device scores at once, five crops at two scales each.
 SCORED_IMAGES = 32
 
 
@@ -33,8 +34,8 @@ class Program:
     """A jitted function and abstract arguments.
 
     Attributes:
-      name: for tables.
-      function: with its shardings.
+      name: name in the tables.
+      function: the jitted function, with its shardings.
       arguments: shapes and dtypes.
     """
 
@@ -43,8 +44,7 @@ class Program:
     arguments: tuple
 
     def compile(self) -> tuple[Any, float]:
-        """Return the compiled program, and the seconds that lowering it and compiling
-        it took."""
+        """Return the compiled program, and the seconds to lower and compile it."""
         start = time.perf_counter()
         compiled = self.function.lower(*self.arguments).compile()
         return compiled, time.perf_counter() - start
@@ -54,7 +54,7 @@ def step(config: ConfigDict, mesh: Mesh) -> Program:
     """Return the training step of a config.
 
     Raises:
-      UsageError: the batch cannot be divided, a field has an impossible value.
+      UsageError: the batch cannot be divided, or a field is out of range.
     """
     sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulation)
     model = encoders.build_model(config)
@@ -89,7 +89,7 @@ def step(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def encoder(config: ConfigDict, mesh: Mesh) -> Program:
-    """Return the gradient of the loss through the encoder alone, on one device."""
+    """Return the loss's gradient through the encoder only, on one device."""
     model = encoders.build_model(config)
 
     def loss(params, batch_stats, view_a, view_b):
@@ -121,7 +121,7 @@ def plain_flax(config: ConfigDict, mesh: Mesh) -> Program:
 def _gradient(name, loss, variables, config, mesh) -> Program:
     device = _one_device(mesh)
     size = config.data.patch_size
-    # Of the pairs of one device of the mesh; a view has two crops of each.
+    # These are the pairs of one device of the mesh; a view has two crops of each pair.
     crops = 2 * max(1, config.train.batch_size // mesh.size)
     views = jax.ShapeDtypeStruct((crops, size, size, 3), jnp.float32)
     function = jax.jit(
@@ -132,7 +132,7 @@ def _gradient(name, loss, variables, config, mesh) -> Program:
 
 
 def chain(config: ConfigDict, mesh: Mesh) -> Program:
-    """Return the degradation of the pairs of one device, chains drawn in it."""
+    """Return the degradation of the pairs of one device, with the draw of chains."""
     device = _one_device(mesh)
     pairs = max(1, config.train.batch_size // mesh.size)
     batch = train_step.abstract_batch(pairs, config.data.patch_size)
@@ -147,7 +147,7 @@ def chain(config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def distortion(name: str, config: ConfigDict, mesh: Mesh) -> Program:
-    """Return one distortion, at a level that is data, on the four crops of a pair."""
+    """Return one distortion on the four crops of a pair, with the level as data."""
     device = _one_device(mesh)
     size = config.data.patch_size
     crops = jax.ShapeDtypeStruct((CROPS_OF_A_PAIR, size, size, 3), jnp.float32)
@@ -157,9 +157,9 @@ def distortion(name: str, config: ConfigDict, mesh: Mesh) -> Program:
 
 
 def score(config: ConfigDict, mesh: Mesh) -> Program:
-    """Return the scorer on one device: crops, uint8, to features.
+    """Return the scorer on one device: from uint8 crops to features.
 
-    The regressor behind it is one product with a vector.
+    The regressor is left out; it is one product with a vector.
     """
     device = _one_device(mesh)
     model = encoders.build_model(config)

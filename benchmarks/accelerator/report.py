@@ -119,7 +119,7 @@ def _print_parts(name: str, record: dict, expected: Cost | None) -> None:
         print(_part_row(part, cost, getattr(cost, busy), total))
     print(_part_row("sum", whole, getattr(whole, busy), total))
     if record["ruler"] == "cycles":
-        print("cycles: the compiler's estimate, reliable for convolutions alone.")
+        print("cycles: the compiler's estimate, reliable only for convolutions.")
     if expected and "degradation: distortions" in parts:
         bundles = parts["degradation: distortions"].bundles
         print(
@@ -170,7 +170,7 @@ def _print_ratio(programs: dict[str, dict], expected: Cost) -> None:
 
 
 def print_fit(found: dict[str, dict]) -> None:
-    """Print which batches fit."""
+    """Print the batches that fit."""
     print(f"\n{'activations':16}{'pairs on a device':>18}  tried (GB)")
     for name, result in found.items():
         tried = ", ".join(

@@ -1,4 +1,4 @@
-"""Accelerators that programs are compiled for, on a machine that has none.
+"""Accelerators that programs can be compiled for, on a machine without one.
 
 A target is named by its kind and its shape: `v5e:2x4`, `v6e:16x16`, `h100`. The
 compilers come from packages: `libtpu` for TPUs, the plugin for CUDA for the H100.
@@ -14,24 +14,24 @@ import numpy as np
 
 from arniqa_jax import errors
 
-# Sources of the figures: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e: memory, its
-# bandwidth, and the bandwidth between chips, all links in both directions together);
-# NVIDIA's H100 data sheet (SXM). The clock of a TPU is that of the compiler's cycles.
+# Sources: cloud.google.com/tpu/docs (v4, v5e, v5p, v6e: memory, its bandwidth, and the
+# bandwidth between chips, over all links and both directions); NVIDIA's H100 data sheet
+# (SXM). The clock of a TPU is that of the compiler's cycles.
 _GB = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one device can do.
+    """The figures of one device.
 
     Attributes:
       memory: bytes of HBM.
-      bandwidth: of the HBM, bytes a second.
-      clock: cycles a second.
-      interconnect: bytes a second between the chips, of all links of a chip.
-      accelerator: how libtpu calls a slice of them; empty for a GPU.
+      bandwidth: bandwidth of the HBM, bytes per second.
+      clock: cycles per second.
+      interconnect: bytes per second between the chips, over all links of a chip.
+      accelerator: libtpu's name of a slice of these chips; empty for a GPU.
       cores: cores per chip that count in the name of a slice.
-      dimensions: of a slice's shape.
+      dimensions: number of dimensions of a slice's shape.
     """
 
     memory: int
@@ -50,8 +50,8 @@ CHIPS = {
     "v6e": Chip(32 * 2**30, 1640 * _GB, 1.75e9, 448 * _GB, "v6e"),
     "h100": Chip(80 * 2**30, 3352 * _GB, 1.98e9, 900 * _GB),
 }
-# The description that XLA compiles for; the fields are those of XLA's
-# `GpuTargetConfigProto`, the values NVIDIA's for the H100 SXM5.
+# XLA compiles for this description. The fields are those of XLA's
+# `GpuTargetConfigProto`, the values are NVIDIA's for the H100 SXM5.
 _H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
@@ -85,9 +85,9 @@ class Target:
     """A number of chips to compile for.
 
     Attributes:
-      name: as it was given.
+      name: the name as given.
       kind: a key of `CHIPS`.
-      shape: of the slice, such as (2, 4); of GPUs, their number.
+      shape: shape of the slice, such as (2, 4); for GPUs, their number.
     """
 
     name: str
@@ -96,12 +96,12 @@ class Target:
 
     @property
     def chip(self) -> Chip:
-        """One device of it."""
+        """One device of the target."""
         return CHIPS[self.kind]
 
     @property
     def is_tpu(self) -> bool:
-        """Whether the compiler is that of TPUs."""
+        """Whether the target consists of TPUs."""
         return bool(self.chip.accelerator)
 
     def mesh(self, devices: int | None = None):
@@ -142,7 +142,7 @@ class Target:
 
 
 def parse(name: str) -> Target:
-    """Return the target of that name, such as `v5e:2x4`.
+    """Return the target with this name, such as `v5e:2x4`.
 
     Raises:
       UsageError: there is no such accelerator.
@@ -151,7 +151,7 @@ def parse(name: str) -> Target:
     if kind not in CHIPS:
         near = difflib.get_close_matches(kind, CHIPS, n=1, cutoff=0)[0]
         raise errors.UsageError(
-            f"--target={name}: no accelerator is called {kind!r}; did you mean "
+            f"--target={name}: there is no accelerator {kind!r}; did you mean "
             f"{near!r}? Examples: {_EXAMPLES}"
         )
     dimensions = CHIPS[kind].dimensions if CHIPS[kind].accelerator else 1
@@ -167,17 +167,17 @@ def parse(name: str) -> Target:
 def prepare(target: Target, dump: str = "") -> None:
     """Set the environment that the compiler of a target reads when it is loaded.
 
-    One process can serve targets of one kind of slice only: call it once, and before
-    the first mesh is made.
+    A process can serve targets of one kind of slice only, so call this once, before the
+    first mesh is made.
 
     Args:
-      target: what programs will be compiled for.
-      dump: a folder that the TPU compiler writes its bundles to.
+      target: the target to compile for.
+      dump: a folder where the TPU compiler writes its bundles.
 
     Raises:
       UsageError: the package with the compiler is not installed.
     """
-    # Programs are only compiled: the devices of this machine are not asked for.
+    # Programs are only compiled, so the devices of this machine are not used.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if not target.is_tpu:
         plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin")
@@ -194,17 +194,17 @@ def prepare(target: Target, dump: str = "") -> None:
         )
     cores = int(np.prod(target.shape)) * target.chip.cores
     settings = {
-        # There is no metadata server of a cloud machine to ask.
+        # There is no cloud metadata server.
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": f"{target.chip.accelerator}-{cores}",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        # Several processes may compile at once: none of them touches a device.
+        # Several processes may compile at once, because none of them uses a device.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     for variable, value in settings.items():
         os.environ.setdefault(variable, value)
     if dump:
-        # Only the last of some seventy listings of each operation is read.
+        # Of about seventy listings of each operation, only the last one is read.
         options = (
             f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true "
             "--xla_jf_dump_llo_pass_label_regex=^final_bundles|deduplication"
