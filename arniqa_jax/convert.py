@@ -5,9 +5,9 @@
     python -m arniqa_jax.convert --from=DIR --to=FILE.pth
 
 Reads the official weights and checkpoints of the official training code, torchvision's
-ResNet-18, -34 and -50, CONTRIQUE's and Re-IQA's encoders (.pth needs the extra
-`convert`; .safetensors does not), and model directories and workdirs of runs. Writes a
-model directory, or the official layout of tensors to a .pth or .safetensors file.
+ResNet-18, -34 and -50, the encoders of CONTRIQUE and Re-IQA, model directories and
+workdirs of runs. Writes a model directory, or a .safetensors or .pth file in the layout
+of the official code. Only writing .pth needs PyTorch (the extra `convert`).
 """
 
 from absl import flags

@@ -68,7 +68,7 @@ def test_a_model_directory_holds_every_bit(variables, model):
     assert description["feature_width"] == 2 * 64
     assert description["source"]["file"] == "tiny.safetensors"
     assert len(description["source"]["sha256"]) == 64
-    assert description["source"]["licence"].startswith("none of their own")
+    assert description["source"]["licence"] == torch_names.OFFICIAL.licence
 
 
 def test_back_to_a_file_is_the_same_file(weights, model, tmp_path):
@@ -117,8 +117,8 @@ def test_the_encoder_of_another_model_is_an_error(variables, model, change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "model.json").write_text("{"), "no description of a model"),
-        (lambda d: (d / "model.json").write_text("[]"), "no description of a model"),
+        (lambda d: (d / "model.json").write_text("{"), "does not describe a model"),
+        (lambda d: (d / "model.json").write_text("[]"), "does not describe a model"),
         (
             lambda d: (d / "model.json").write_text('{"format_version": 2}'),
             "has the format version 2, this program reads 1",
@@ -144,7 +144,7 @@ def test_a_missing_encoder(model):
 @pytest.mark.parametrize(
     ("target", "regressors", "message"),
     [
-        ("x.pth", ["regressor_live.pth"], "has no place in x.pth"),
+        ("x.pth", ["regressor_live.pth"], "x.pth cannot hold a --regressor"),
         ("x", ["mine.pth"], "expected the name regressor_NAME.pth"),
     ],
 )

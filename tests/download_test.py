@@ -1,8 +1,10 @@
 """Downloads from a server on this machine that does not always do as it should."""
 
 import contextlib
+import hashlib
 import http.server
 import threading
+import time
 import urllib.error
 
 import pytest
@@ -24,8 +26,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         trick = self.server.tricks.pop(0) if self.server.tricks else None
         content, etag = self.server.content, self.server.etag
         start = 0
-        if trick in (404, 500):
-            self.send_error(trick)
+        if isinstance(trick, int):
+            self.send_response(trick)
+            self.send_header("Retry-After", "7")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         if asked and self.headers.get("If-Range") == etag and trick != "no range":
             start = int(asked.removeprefix("bytes=").rstrip("-"))
@@ -55,7 +60,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def waits(monkeypatch):
+    """The seconds that were waited between attempts, which no test spends."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+@pytest.fixture
+def server(monkeypatch, waits):
     monkeypatch.setattr(download, "_STALLED", 0.3)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.tricks, server.asked, server.release = [], [], threading.Event()
@@ -69,8 +82,9 @@ def server(monkeypatch):
         thread.join()
 
 
-def _fetch(server, path):
-    return download.fetch(f"{server.address}/ARNIQA.pth", path / "ARNIQA.pth")
+def _fetch(server, path, **options):
+    address = f"{server.address}/ARNIQA.pth"
+    return download.fetch(address, path / "ARNIQA.pth", **options)
 
 
 def test_once(server, tmp_path):
@@ -87,7 +101,7 @@ def test_once(server, tmp_path):
         (["stalled", "truncated"], [None, "bytes=3000-", "bytes=6000-"]),
         (["truncated", "no range"], [None, "bytes=3000-"]),
         (["truncated", "other range"], [None, "bytes=3000-", None]),
-        ([500], [None, None]),
+        ([500, 429], [None, None, None]),
     ],
 )
 def test_it_is_whole_in_the_end(server, tmp_path, tricks, asked):
@@ -105,12 +119,24 @@ def test_a_new_file_on_the_server_is_not_mixed_with_the_old(server, tmp_path):
     assert _fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_missing_file_is_not_asked_for_again(server, tmp_path):
+def test_a_missing_file_is_not_asked_for_again(server, waits, tmp_path):
     server.tricks = [404]
     with pytest.raises(urllib.error.HTTPError, match="404") as error:
         _fetch(server, tmp_path)
     with contextlib.closing(error.value):
-        assert server.asked == [None]
+        assert server.asked == [None] and not waits
+
+
+def test_each_wait_is_longer_than_the_one_before(server, waits, tmp_path):
+    server.tricks = ["truncated"] * 3
+    _fetch(server, tmp_path)
+    assert waits == [1, 2, 4]
+
+
+def test_the_server_may_ask_for_a_longer_wait(server, waits, tmp_path):
+    server.tricks = [503]
+    _fetch(server, tmp_path)
+    assert waits == [7]
 
 
 def test_a_page_instead_of_weights(server, tmp_path):
@@ -123,18 +149,45 @@ def test_a_page_instead_of_weights(server, tmp_path):
 def test_another_file_than_the_first_is_refused(server, tmp_path):
     path = _fetch(server, tmp_path)
     path.write_bytes(CONTENT[:-1] + b"!")
-    with pytest.raises(errors.CheckpointError, match="first fetched"):
+    with pytest.raises(errors.CheckpointError, match="not the published file"):
         _fetch(server, tmp_path)
     path.unlink()
-    server.content = CONTENT + b"more"
-    with pytest.raises(errors.CheckpointError, match="first fetched"):
+    server.content = CONTENT[:-1] + b"?"
+    with pytest.raises(errors.CheckpointError, match="not the published file"):
         _fetch(server, tmp_path)
     assert not path.exists()
     server.content = CONTENT
     assert _fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_nobody_answers(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_ATTEMPTS", 2)
+PIN = download.Pin(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+def test_a_pinned_file(server, tmp_path):
+    assert _fetch(server, tmp_path, pin=PIN).read_bytes() == CONTENT
+    assert not (tmp_path / "pins.json").exists()
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1] + b"!", CONTENT[:-1], b"<html>"])
+def test_another_file_than_the_pinned_one(server, tmp_path, content):
+    server.content = content
+    with pytest.raises(errors.CheckpointError) as error:
+        _fetch(server, tmp_path, pin=PIN)
+    assert f"expected {PIN.size} bytes with the SHA-256 {PIN.sha256}" in str(
+        error.value
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", [{"pin": download.Pin(5000, PIN.sha256)}, {"limit": 5000}]
+)
+def test_a_file_without_end_does_not_fill_the_disk(server, tmp_path, options):
+    with pytest.raises(errors.CheckpointError, match="more than 5000 bytes"):
+        _fetch(server, tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nobody_answers(waits, tmp_path):
     with pytest.raises(OSError, match="refused"):
         download.fetch("http://127.0.0.1:9/ARNIQA.pth", tmp_path / "ARNIQA.pth")

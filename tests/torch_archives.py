@@ -7,6 +7,8 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 MAGIC = b"\x80\x02"
 
 
@@ -94,6 +96,19 @@ def members(content: Any, storages: Mapping[str, bytes]) -> dict[str, bytes]:
 def write(path: pathlib.Path, content: Any, storages: Mapping[str, bytes]) -> None:
     """Write an archive of a value, in which `Call` and the others may occur."""
     write_zip(path, members(content, storages))
+
+
+def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict, as `torch.save` does."""
+    kinds = {"float32": "torch FloatStorage", "int64": "torch LongStorage"}
+    content, storages = {}, {}
+    for name, value in tensors.items():
+        key = str(len(storages))
+        storages[key] = value.tobytes()
+        place = storage(key, value.size, kinds[value.dtype.name])
+        stride = tuple(step // value.itemsize for step in value.strides)
+        content[name] = tensor(place, 0, value.shape, stride)
+    write(path, content, storages)
 
 
 def write_zip(

@@ -1,1 +1,1 @@
-"""Weights by name or path: model directories, official and PyTorch files."""
+"""Weights by name or path: model directories, official files, PyTorch files."""

@@ -1,15 +1,17 @@
-"""Downloading a file of weights over HTTP: resumed, checked, whole or not there.
+"""Download a file over HTTP: resumed after a broken connection, checked, atomic.
 
-A file is known by its size and SHA-256, which are noted in `pins.json` beside it when
-it is first there. What is not a PyTorch file (a zip) is refused.
+A file is known by its size and SHA-256, its pin. Where the caller has no pin, the file
+is pinned by its first download, in `pins.json` beside it.
 """
 
+import dataclasses
 import hashlib
 import http.client
 import json
 import os
 import pathlib
 import sys
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -21,50 +23,118 @@ from arniqa_jax import errors
 from arniqa_jax.storage.files import write_atomically
 
 _ATTEMPTS = 5
+# Seconds to wait after the first failed attempt; each further wait is twice as long.
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT = 60.0
 # Seconds without a byte after which a connection counts as stalled.
 _STALLED = 30.0
 _BLOCK = 1 << 20
-_ZIP = b"PK\x03\x04"
+_ZIP = b"PK\x03\x04"  # how an archive of PyTorch starts
+# Codes below 500 that pass: time-out, too early, too many requests.
+_PASSING = (408, 425, 429)
 
 
-def fetch(address: str, path: pathlib.Path) -> pathlib.Path:
-    """Returns `path`, downloaded from `address` unless it is there already.
+@dataclasses.dataclass(frozen=True)
+class Pin:
+    """What identifies the content of a file: its size in bytes and its SHA-256."""
 
-    A part that an earlier attempt has left is gone on with, if the server still has
-    the same file.
+    size: int
+    sha256: str
+
+
+def fetch(
+    address: str, path: pathlib.Path, *, pin: Pin | None = None, limit: int = 1 << 20
+) -> pathlib.Path:
+    """Return `path`, downloaded from `address` unless it exists.
+
+    A part that an earlier attempt has left is continued if the server still has the
+    same file. After an attempt that failed, the next one waits.
+
+    Args:
+      address: URL of the file.
+      path: where the file is kept.
+      pin: size and SHA-256 of the file; None to take those of the first download.
+      limit: largest size in bytes of a file without a pin.
 
     Raises:
-      CheckpointError: it is not the file that was there before, or no PyTorch file.
-      OSError: it cannot be had.
+      CheckpointError: the file is not the one that is pinned, or is no PyTorch file.
+      OSError: it cannot be downloaded.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                _download(address, partial)
-                break
-            except urllib.error.HTTPError as error:
-                if error.code < 500 or attempt == _ATTEMPTS:
-                    raise
-                logging.warning("%s: %s; trying again", address, error)
-            except (OSError, http.client.HTTPException) as error:
-                if attempt == _ATTEMPTS:
-                    raise OSError(f"{type(error).__name__}: {error}") from error
-                logging.warning("%s: %s; going on", address, error)
+    if path.exists():
+        check(path, pin or _noted_pin(path))
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    expected = pin or _noted_pin(path)
+    limit = expected.size if expected else limit
+    partial = path.with_name(path.name + ".partial")
+    for attempt in range(_ATTEMPTS):
         try:
-            _check(partial, path.name)
-        except errors.CheckpointError:
-            partial.unlink()
-            raise
-        partial.replace(path)
-    else:
-        _check(path, path.name)
+            _download(address, partial, limit)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            wait = _seconds_to_wait(error, attempt)
+            if wait is None:
+                raise error if isinstance(error, OSError) else OSError(error) from error
+            logging.warning("%s: %s; trying again in %g s", address, error, wait)
+            time.sleep(wait)
+    try:
+        check(partial, expected, name=path.name)
+    except errors.CheckpointError:
+        partial.unlink()
+        raise
+    if pin is None:
+        _note_pin(path, pin_of(partial))
+    partial.replace(path)
     return path
 
 
-def _download(address: str, partial: pathlib.Path) -> None:
-    """One attempt; raises OSError where the answer ends before the file does."""
+def check(path: pathlib.Path, pin: Pin | None, *, name: str | None = None) -> None:
+    """Raise CheckpointError unless a file has the size and SHA-256 of its pin.
+
+    Args:
+      path: the file.
+      pin: None to accept any archive of PyTorch.
+      name: what to call the file in the error, by default its path.
+    """
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if pin is None and not start.startswith(_ZIP):
+        raise errors.CheckpointError(
+            f"{name or path} is not a PyTorch file: it starts with {start!r}. The "
+            "address is wrong, or something between answers in its place"
+        )
+    if pin and (found := pin_of(path)) != pin:
+        raise errors.CheckpointError(
+            f"{name or path} is not the published file: expected {pin.size} bytes with "
+            f"the SHA-256 {pin.sha256}, found {found.size} bytes with {found.sha256}, "
+            f"which start with {start!r}. Remove it, and fetch it from another place"
+        )
+
+
+def pin_of(path: pathlib.Path) -> Pin:
+    """Return the size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Pin(os.path.getsize(path), digest)
+
+
+def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
+    """Return how long to wait before the next attempt; None where none is of use."""
+    if attempt + 1 == _ATTEMPTS:
+        return None
+    wait = _FIRST_WAIT * 2**attempt
+    if isinstance(error, urllib.error.HTTPError):
+        if error.code < 500 and error.code not in _PASSING:
+            return None
+        asked = error.headers.get("Retry-After", "")
+        error.close()
+        if asked.isdecimal():
+            wait = max(wait, float(asked))
+    return min(wait, _LONGEST_WAIT)
+
+
+def _download(address: str, partial: pathlib.Path, limit: int) -> None:
+    """Make one attempt; raise OSError where the answer ends before the file does."""
     mark = partial.with_name(partial.name + ".etag")
     done = partial.stat().st_size if partial.exists() and mark.exists() else 0
     request = urllib.request.Request(address)
@@ -74,12 +144,13 @@ def _download(address: str, partial: pathlib.Path) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=_STALLED)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is longer than the file: begin anew
+        if error.code == 416:  # the part is longer than the file: start over
+            error.close()
             mark.unlink()
-            raise OSError("the part that is here is of another file") from error
+            raise OSError("the part that is here belongs to another file") from error
         raise
     with answer:
-        # A server that does not resume, or has another file by now, sends all of it.
+        # A server that cannot resume, or that has another file by now, sends all of it.
         resumes = answer.status == 206 and _range_start(answer.headers) == done
         if answer.status == 206 and not resumes:
             mark.unlink()
@@ -90,51 +161,58 @@ def _download(address: str, partial: pathlib.Path) -> None:
         etag = answer.headers.get("ETag")
         if etag:
             mark.write_text(etag)
-        elif mark.exists():
-            mark.unlink()
-        bar = tqdm.tqdm(
-            total=total,
-            initial=done,
-            desc=address.rsplit("/", 1)[-1],
-            unit="B",
-            unit_scale=True,
-            disable=not sys.stderr.isatty(),
+        else:
+            mark.unlink(missing_ok=True)
+        size = _receive(answer, partial, done, total, limit)
+    if size > limit:
+        partial.unlink()
+        mark.unlink(missing_ok=True)
+        raise errors.CheckpointError(
+            f"{address} has more than {limit} bytes: it is not the published file"
         )
-        with bar, open(partial, "r+b" if done else "wb") as file:
-            file.seek(done)
-            # `read1` gives what is there, so that a stall loses nothing.
-            while block := answer.read1(_BLOCK):
-                file.write(block)
-                bar.update(len(block))
-            size = file.tell()
     if total is not None and size != total:
         raise OSError(f"the answer ended after {size} of {total} bytes")
     mark.unlink(missing_ok=True)
 
 
+def _receive(
+    answer: Any, partial: pathlib.Path, done: int, total: int | None, limit: int
+) -> int:
+    """Append an answer to a file; return the file's size, at most `limit + 1`."""
+    bar = tqdm.tqdm(
+        total=total,
+        initial=done,
+        desc=partial.stem,
+        unit="B",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar, open(partial, "r+b" if done else "wb") as file:
+        file.seek(done)
+        # `read1` returns what has arrived, so that nothing is lost by a stall.
+        while block := answer.read1(min(_BLOCK, limit + 1 - file.tell())):
+            file.write(block)
+            bar.update(len(block))
+            if file.tell() > limit:  # more than the file that is wanted
+                break
+        return file.tell()
+
+
 def _range_start(headers: Any) -> int | None:
-    """Where a partial answer begins: `Content-Range: bytes START-END/SIZE`."""
+    """Return where a partial answer begins: `Content-Range: bytes START-END/SIZE`."""
     start = headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     return int(start) if start.isdecimal() else None
 
 
-def _check(file: pathlib.Path, name: str) -> None:
-    """Compares with what is noted, or notes it."""
-    with open(file, "rb") as stream:
-        start = stream.read(len(_ZIP))
-        stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if start != _ZIP:
-        raise errors.CheckpointError(
-            f"{name} is not a PyTorch file, found {start!r} at its start: the address "
-            "is wrong, or something between answers in its place"
-        )
-    pins_file = file.with_name("pins.json")
-    pins = json.loads(pins_file.read_text()) if pins_file.exists() else {}
-    found = {"size": os.path.getsize(file), "sha256": digest}
-    if pins.setdefault(name, found) != found:
-        raise errors.CheckpointError(
-            f"{name} is not the file that it was when it was first fetched: expected "
-            f"{pins[name]}, found {found}. If it was published anew, remove {pins_file}"
-        )
-    write_atomically(pins_file, json.dumps(pins, indent=1) + "\n")
+def _noted_pin(path: pathlib.Path) -> Pin | None:
+    """Return the pin that the first download of a file has noted, if any."""
+    file = path.with_name("pins.json")
+    pins = json.loads(file.read_text()) if file.exists() else {}
+    return Pin(**pins[path.name]) if path.name in pins else None
+
+
+def _note_pin(path: pathlib.Path, pin: Pin) -> None:
+    file = path.with_name("pins.json")
+    pins = json.loads(file.read_text()) if file.exists() else {}
+    pins[path.name] = dataclasses.asdict(pin)
+    write_atomically(file, json.dumps(pins, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Encoders by name: of a model directory, of a run, or from before any training."""
+"""Encoders of model directories, of runs, and from before any training."""
 
 import functools
 import itertools
@@ -19,26 +19,26 @@ from arniqa_jax.model import resnet, simclr
 from arniqa_jax.storage import cache, checkpoints, files, workdir
 from arniqa_jax.weights import evaluated, model_directory
 
-# Batches that the statistics of the untrained encoder are taken from, at most.
+# At most so many batches give the untrained encoder its batch statistics.
 _CALIBRATION_BATCHES = 50
 
 
 def build_model(config: ConfigDict) -> simclr.SimCLR:
-    """The module that the `model` part of a config describes."""
+    """Return the module that the `model` part of a config describes."""
     fields = {name: value for name, value in config.model.items() if name != "init"}
     return simclr.SimCLR(**fields)
 
 
 def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
-    """Loads the encoder of a run or of a model directory.
+    """Return the encoder of a run or of a model directory.
 
     Args:
       path: a workdir or a model directory.
-      checkpoint: of a run: `best` (by validation SRCC), `last`, a step, or `untrained`;
-        a model directory has but one.
+      checkpoint: of a run: `best` (by validation SRCC), `last`, a step, or
+        `untrained`. Ignored for a model directory, which has one encoder.
 
     Raises:
-      CheckpointError: there is no such run or checkpoint, or it is damaged.
+      CheckpointError: the run or the checkpoint does not exist, or is damaged.
       UsageError: the path is not local.
     """
     files.local_path(path, "model")
@@ -58,8 +58,8 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
         model, patch_size = build_model(config), config.data.patch_size
     except (AttributeError, KeyError, TypeError) as error:
         raise errors.CheckpointError(
-            f"{path}/config.json is of another version of this program ({error}); read "
-            "it with the version that wrote it"
+            f"{path}/config.json was written by another version of this program "
+            f"({error}): use the version that wrote it"
         ) from error
     variables = checkpoints.load_variables(
         os.path.join(directory, str(step)), abstract_variables(model)
@@ -68,11 +68,11 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
 
 
 def initial_variables(config: ConfigDict) -> dict[str, Any]:
-    """`params` and `batch_stats` that a run starts from, by `model.init`.
+    """Return the `params` and `batch_stats` that a run starts from, by `model.init`.
 
     Raises:
-      UsageError: `imagenet` is asked for and cannot be had.
-      CheckpointError: a path that holds no encoder of this architecture.
+      UsageError: `model.init` is `imagenet`, and the converted weights do not exist.
+      CheckpointError: the path in `model.init` holds no encoder of this architecture.
     """
     model = build_model(config)
     if config.model.init == "random":
@@ -83,9 +83,8 @@ def initial_variables(config: ConfigDict) -> dict[str, Any]:
             raise errors.UsageError(
                 f"model.init=imagenet: expected converted ImageNet weights in {path}. "
                 f"Fetch {_imagenet_file(model.arch)} and run `python -m "
-                f"arniqa_jax.convert --from=FILE --to={path}` (it needs the extra "
-                "`convert`); or choose --config.model.init=random, or the path of a "
-                "model"
+                f"arniqa_jax.convert --from=FILE --to={path}`; or choose "
+                "--config.model.init=random, or the path of a model"
             )
     else:
         path = files.local_path(config.model.init, "model.init")
@@ -93,7 +92,7 @@ def initial_variables(config: ConfigDict) -> dict[str, Any]:
 
 
 def _continued(start: Encoder, model: simclr.SimCLR, seed: int) -> dict[str, Any]:
-    """The variables of `start`; a projector from `seed` where it has none."""
+    """Return the variables of `start`, with a random projector if it has none."""
     expected = abstract_variables(model)
     variables = start.variables
     if "projector_0" not in variables["params"]:
@@ -114,7 +113,7 @@ def _continued(start: Encoder, model: simclr.SimCLR, seed: int) -> dict[str, Any
 
 
 def _imagenet_file(arch: str) -> str:
-    """Where torchvision's ImageNet1K_V1 weights are, which start better than V2."""
+    """Return the URL of torchvision's IMAGENET1K_V1 weights, a better start than V2."""
     files = {
         "resnet18": "resnet18-f37072fd.pth",
         "resnet34": "resnet34-b627a593.pth",
@@ -129,13 +128,13 @@ def _imagenet_file(arch: str) -> str:
 
 
 def untrained(config: ConfigDict) -> Encoder:
-    """The encoder before training, with batch statistics of the photographs.
+    """Return the encoder before training, with batch statistics of the photographs.
 
-    Random weights with the initial statistics (mean 0, variance 1) would be a straw
-    man: the statistics are set by one pass over (at most 50 batches of) pristine crops
-    of the photographs that the run trains on.
+    Random weights with the initial statistics (mean 0, variance 1) would be an unfairly
+    weak baseline. So the statistics come from one pass over pristine crops of the
+    photographs that the run trains on, at most 50 batches.
     """
-    logging.info("taking the batch statistics of the untrained encoder")
+    logging.info("computing the batch statistics of the untrained encoder")
     variables = initial_variables(config)
     model = build_model(config)
 
@@ -150,7 +149,7 @@ def untrained(config: ConfigDict) -> Encoder:
         updated_statistics(variables, images) for images in _pristine_batches(config)
     ]
     mean_update = jax.tree.map(lambda *x: sum(x) / len(x), *updates)
-    # An update is m old + (1 - m) new with m = 0.9: solved for the mean of the new.
+    # An update is m old + (1 - m) new with m = 0.9. Solve for the mean of the new.
     m = resnet.BatchNorm.momentum
     statistics = jax.tree.map(lambda u, o: (u - m * o) / (1 - m), mean_update, old)
     return Encoder(
@@ -162,8 +161,8 @@ def untrained(config: ConfigDict) -> Encoder:
 
 
 def _pristine_batches(config: ConfigDict) -> Iterator[np.ndarray]:
-    """Crops of one pass over the photographs, (N, 2, 2, H, W, 3) uint8."""
-    # Here, as grain takes most of a second to import and scoring has no use for it.
+    """Yield crops of one pass over the photographs, uint8 (N, 2, 2, H, W, 3)."""
+    # A lazy import: grain takes most of a second to import, and scoring needs none.
     from arniqa_jax.data import pairs
     from arniqa_jax.data.photos import open_photos
 
@@ -175,7 +174,7 @@ def _pristine_batches(config: ConfigDict) -> Iterator[np.ndarray]:
         seed=config.seed,
         patch_size=config.data.patch_size,
         batch_size=batch_size,
-        workers=0,  # a few batches: workers would take longer to start
+        workers=0,  # starting workers would take longer than these few batches
         max_bad_share=config.data.max_bad_share,
     ) as batches:
         for batch in itertools.islice(batches, count):
@@ -183,13 +182,13 @@ def _pristine_batches(config: ConfigDict) -> Iterator[np.ndarray]:
 
 
 def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:
-    """Shapes and dtypes of `params` and `batch_stats`."""
+    """Return the shapes and dtypes of `params` and `batch_stats`."""
     return jax.eval_shape(functools.partial(_draw, model), jax.random.key(0))
 
 
 def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
-    # One program, of which the compiler drops the forward pass. It runs once: random
-    # numbers that are optimised take a CPU five times as long to compile.
+    # One program; the compiler removes its forward pass, which nothing uses. It runs
+    # once, and optimising it would take a CPU five times as long to compile.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else {}
     draw = jax.jit(functools.partial(_draw, model), compiler_options=options)
@@ -197,5 +196,5 @@ def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
 
 
 def _draw(model: simclr.SimCLR, key: jax.Array) -> dict[str, Any]:
-    # Any size will do: the shapes of the parameters do not depend on it.
+    # The shapes of the parameters do not depend on the size of the image.
     return model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)

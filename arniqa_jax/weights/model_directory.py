@@ -1,11 +1,12 @@
-"""Model directories: an encoder with its regressors, as they are passed on.
+"""Model directories: an encoder with its regressors.
 
-    model.json            what it is and where it comes from
+    model.json            architecture, source, licence, versions
     encoder/              the variables, by Orbax
-    regressors/NAME.json  with NAME.npz, see `evaluation.regressors`
+    regressors/NAME.json  with NAME.npz, see `weights.regressors`
 
-The workdir of a run can be read as one: its encoder is that of a checkpoint, its
-regressors those that evaluations of this very encoder have left in `results/`.
+The workdir of a run can be used like a model directory: its encoder is that of a
+checkpoint, its regressors are those that evaluations of this encoder wrote to
+`results/`.
 """
 
 import contextlib
@@ -41,8 +42,8 @@ class Source:
 
     Attributes:
       file: name of the file, or the checkpoint of a run.
-      sha256: of the file; of the variables where there is no single file.
-      layout: whose layout of tensors it had.
+      sha256: of the file; the fingerprint of the encoder if there is no single file.
+      layout: title of the layout of its tensors, see `torch_names.LAYOUTS`.
       licence: under which its owner publishes it.
     """
 
@@ -53,20 +54,20 @@ class Source:
 
 
 def is_model_directory(path: pathlib.Path) -> bool:
-    """Whether `path` holds a model; a workdir does not."""
+    """Return whether `path` is a model directory; a workdir is not."""
     return (path / _DESCRIPTION).is_file()
 
 
 def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
-    """Writes a directory without regressors.
+    """Write a model directory without regressors.
 
     Args:
       directory: missing or empty.
       encoder: its variables may lack the projector.
-      source: recorded.
+      source: where the encoder comes from, kept in `model.json`.
 
     Raises:
-      CheckpointError: there is something in it already, or it cannot be written.
+      CheckpointError: the directory is not empty, or it cannot be written.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise errors.CheckpointError(
@@ -85,15 +86,15 @@ def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
         "source": dataclasses.asdict(source),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    # Last: the directory is a model only when everything is there.
+    # Written last: the directory counts as a model only when it is complete.
     write_atomically(directory / _DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 
 def read_encoder(directory: pathlib.Path) -> Encoder:
-    """Reads the encoder of a model directory.
+    """Return the encoder of a model directory.
 
     Raises:
-      CheckpointError: it is damaged or of another version.
+      CheckpointError: the directory is damaged, or has another format version.
     """
     path = directory / _DESCRIPTION
     description = _read_description(path)
@@ -106,10 +107,10 @@ def read_encoder(directory: pathlib.Path) -> Encoder:
         raise errors.CheckpointError(
             f"{path} is damaged ({error!r}): convert the model again"
         ) from error
-    # Instead of expected shapes, which would take most of a second to trace.
+    # Expected shapes would take most of a second to trace; the fingerprint decides.
     variables = checkpoints.load_variables(directory / _ENCODER, like=None)
     encoder = Encoder(module, variables, file, **options)
-    with contextlib.suppress(KeyError):  # of variables without an encoder
+    with contextlib.suppress(KeyError):  # raised by variables without an encoder
         if encoder.fingerprint == fingerprint:
             return encoder
     raise errors.CheckpointError(
@@ -119,7 +120,7 @@ def read_encoder(directory: pathlib.Path) -> Encoder:
 
 
 def read_source(directory: pathlib.Path) -> Source:
-    """Reads where the encoder of a model directory comes from."""
+    """Return where the encoder of a model directory comes from."""
     path = directory / _DESCRIPTION
     try:
         return Source(**_read_description(path)["source"])
@@ -130,19 +131,20 @@ def read_source(directory: pathlib.Path) -> Source:
 
 
 def write_regressor(directory: pathlib.Path, regressor: Regressor, name: str) -> None:
-    """Adds a regressor to a model directory."""
+    """Add a regressor to a model directory."""
     (directory / _REGRESSORS).mkdir(exist_ok=True)
     regressors.write(regressor, directory / _REGRESSORS, name)
 
 
 def find_regressors(directory: pathlib.Path, encoder: Encoder) -> dict[str, Regressor]:
-    """The regressors for an encoder, by name.
+    """Return the regressors for an encoder, by name.
 
     Args:
-      directory: a model directory, all regressors of which have to fit; or a workdir,
-        which may also have evaluations of other checkpoints, and where the last
-        evaluation of this encoder counts; or the directory of one evaluation.
-      encoder: the encoder that was read from it.
+      directory: a model directory, a workdir, or the directory of one evaluation. All
+        regressors of a model directory must fit the encoder. A workdir may also hold
+        evaluations of other checkpoints, which are skipped; a later evaluation of this
+        encoder replaces an earlier one.
+      encoder: the encoder of the directory.
 
     Raises:
       CheckpointError: a file is damaged, or a regressor of a model directory was
@@ -182,7 +184,7 @@ def _read_description(path: pathlib.Path) -> dict[str, Any]:
         version = description["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.CheckpointError(
-            f"{path} is no description of a model ({error!r}): convert it again"
+            f"{path} does not describe a model ({error!r}): convert the model again"
         ) from error
     if version != FORMAT_VERSION:
         raise errors.CheckpointError(

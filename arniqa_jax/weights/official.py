@@ -1,8 +1,7 @@
-"""The weights that the authors of ARNIQA publish: fetched once, converted, kept.
+"""The weights that the authors of ARNIQA publish: downloaded once, converted and kept.
 
-They are release files of the official repository, CC BY-NC 4.0. No checksums are
-published: size and SHA-256 are noted at the first download (`pins.json`) and hold from
-then on.
+They are release files of the official repository. Their licence is in
+`torch_names.OFFICIAL`.
 """
 
 import contextlib
@@ -16,22 +15,40 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.storage import cache
 from arniqa_jax.weights import download, model_directory, torch_import
+from arniqa_jax.weights.download import Pin
 
 ENCODER = "ARNIQA.pth"
-# Overridden by the environment variable ARNIQA_JAX_WEIGHTS, for mirrors.
 ADDRESS = "https://github.com/miccunifi/ARNIQA/releases/download/weights"
+# Environment variable with another address, or with a folder, that holds the files.
+MIRROR = "ARNIQA_JAX_WEIGHTS"
+# Size and SHA-256 of release files, as two independent public projects pin them. The
+# other regressors are pinned by their first download.
+PINS = {
+    ENCODER: Pin(
+        112_155_914, "ad2022e59b1040d5bab24f9325c10d0215956a2061248a36c15edaec3e60fcd1"
+    ),
+    "regressor_kadid10k.pth": Pin(
+        19_778, "4315bf471d52eb7d3e5de1e2ac8bb465f8eec10cd724103c72a178b9aaa4aa3f"
+    ),
+    "regressor_koniq10k.pth": Pin(
+        19_560, "af8f127aca38a8e1082e066b5ee93e533bf5f33aaf9c76b3c31526ef901919e1"
+    ),
+    "regressor_spaq.pth": Pin(
+        19_678, "dbee93f9a8deb3c8357af0b7d4598c153b4a10075be34f9b69daa1aa04e778e3"
+    ),
+}
 
 
 def fetch(name: str) -> pathlib.Path:
-    """The model directory with the official encoder and the regressor `name`.
+    """Return the model directory with the official encoder and the regressor `name`.
 
     Args:
       name: a key of `torch_import.OFFICIAL_REGRESSORS`.
 
     Raises:
-      ArniqaError: PyTorch, which reads the files, is missing; or they cannot be had,
-        and what to fetch by hand, and where to put it, is said.
-      CheckpointError: they are not the files that they have to be.
+      ArniqaError: the files cannot be downloaded; the message says what to fetch by
+        hand and where to put it.
+      CheckpointError: they are not the files that were published.
     """
     home = directory()
     model, files = home / "model", home / "files"
@@ -71,25 +88,41 @@ def _is_complete(model: pathlib.Path, name: str) -> bool:
 
 
 def _file(files: pathlib.Path, name: str) -> pathlib.Path:
-    """A downloaded file, or one that was put there by hand."""
-    address = f"{os.environ.get('ARNIQA_JAX_WEIGHTS', ADDRESS)}/{name}"
+    """Return a published file: from the folder of the user, the cache or the network.
+
+    Args:
+      files: folder in the cache where downloads are kept; a user may put files there.
+      name: of the file.
+    """
+    pin = PINS.get(name)
+    mirror = os.environ.get(MIRROR) or ADDRESS
+    if "://" not in mirror:
+        path = pathlib.Path(mirror).expanduser() / name
+        if not path.is_file():
+            raise errors.ArniqaError(
+                f"{path}: there is no such file. {MIRROR} is a folder, which has to "
+                f"hold {name}; fetch it from {ADDRESS}/{name}"
+            )
+        download.check(path, pin)
+        return path
+    address = f"{mirror.rstrip('/')}/{name}"
     try:
-        return download.fetch(address, files / name)
+        return download.fetch(address, files / name, pin=pin)
     except OSError as error:
         raise errors.ArniqaError(
-            f"{address} cannot be fetched ({error}): fetch it by hand, from any "
-            f"machine, and put it at {files / name}"
+            f"{address} cannot be downloaded ({error}). Fetch it on any machine, and "
+            f"put it at {files / name}, or in a folder that {MIRROR} names"
         ) from error
 
 
 @contextlib.contextmanager
 def _lock(home: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time fetch and convert; the others wait."""
+    """Let one process at a time download and convert; the others wait."""
     home.mkdir(parents=True, exist_ok=True)
     with open(home / ".lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.info("waiting for another process that fetches the weights")
+            logging.info("waiting for another process that downloads the weights")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

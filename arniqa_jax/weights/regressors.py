@@ -1,7 +1,7 @@
 """Regressors in the format of a model directory: `NAME.json` beside `NAME.npz`.
 
-A regressor maps the features of one encoder to the scores of one dataset, and says in
-which direction and on which scale those are. No pickle.
+A regressor maps the features of one encoder to the scores of one dataset. The JSON file
+holds the range and the direction of these scores. Nothing is pickled.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ class Regressor:
     Attributes:
       dataset: title of the dataset it was fitted on.
       alpha: ridge penalty.
-      score_range: raw scores at which the public score is at the ends of 0..1.
-      higher_is_better: False for DMOS; the public score is turned round.
+      score_range: raw scores that become the public scores 0 and 1.
+      higher_is_better: False for DMOS; the public score is then 1 minus the scaled one.
       crops: `five` or `whole`.
       patch_size: side of a crop in pixels.
-      encoder: fingerprint of the encoder.
+      encoder: fingerprint of the encoder that it was fitted on.
       images: number of images it was fitted on.
-      weights_D: float64.
-      intercept: of the raw score.
+      weights_D: float64 (D,).
+      intercept: added to the weighted features; together they are the raw score.
     """
 
     dataset: str
@@ -48,23 +48,23 @@ class Regressor:
     intercept: float
 
     def raw_scores(self, features_NCD: np.ndarray) -> np.ndarray:
-        """Scores (N,) in the unit and direction of the dataset, mean over the crops."""
+        """Return scores (N,) in the unit of the dataset, the mean over the crops."""
         return features_NCD.astype(np.float64).mean(1) @ self.weights_D + self.intercept
 
     def public_scores(self, raw_N: np.ndarray) -> np.ndarray:
-        """Scaled to 0..1 by the range of the dataset, higher is better; not clipped."""
+        """Return scores scaled to 0..1, higher is better, and not clipped."""
         low, high = self.score_range
         scaled_N = (raw_N - low) / (high - low)
         return scaled_N if self.higher_is_better else 1 - scaled_N
 
 
 def write(regressor: Regressor, directory: pathlib.Path, name: str) -> None:
-    """Writes `NAME.npz`, then `NAME.json`, by which it is found.
+    """Write `NAME.npz`, then `NAME.json`, by which `read` finds it.
 
     Args:
       regressor: what to write.
-      directory: made where missing.
-      name: of the two files.
+      directory: created if it does not exist.
+      name: name of the two files.
     """
     directory.mkdir(parents=True, exist_ok=True)
     fields = {
@@ -82,10 +82,10 @@ def write(regressor: Regressor, directory: pathlib.Path, name: str) -> None:
 
 
 def read(directory: pathlib.Path, name: str) -> Regressor:
-    """Reads what `write` wrote.
+    """Return the regressor that `write` wrote.
 
     Raises:
-      CheckpointError: it is missing, damaged or of another format.
+      CheckpointError: it is missing or damaged, or has another format version.
     """
     path = directory / f"{name}.json"
     try:
@@ -103,6 +103,6 @@ def read(directory: pathlib.Path, name: str) -> Regressor:
         return Regressor(**described, weights_D=weights_D, intercept=intercept)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise errors.CheckpointError(
-            f"{path} is no regressor that can be read ({error!r}): fit it again with "
+            f"{path} cannot be read as a regressor ({error!r}): fit it again with "
             f"arniqa_jax.evaluate"
         ) from error

@@ -1,4 +1,4 @@
-"""Reading PyTorch's zip archives without PyTorch: state dicts and TorchScript modules.
+"""PyTorch's zip archives, read without PyTorch: state dicts and TorchScript modules.
 
 An archive holds `NAME/data.pkl`, which describes objects and tensors, and the values
 of the tensors in `NAME/data/KEY`. `torch.save` has written such archives since PyTorch

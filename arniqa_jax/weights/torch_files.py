@@ -19,8 +19,8 @@ from arniqa_jax.weights import torch_archive
 
 SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
 
-# github.com/huggingface/safetensors: the length of the header (uint64), the header
-# (JSON: dtype, shape and place of each tensor), the data; little-endian.
+# The format (github.com/huggingface/safetensors), little-endian: the length of the
+# header (uint64), the header (JSON: dtype, shape and place of each tensor), the data.
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -75,10 +75,10 @@ def _linear(tensors: list[np.ndarray], path: pathlib.Path) -> tuple[np.ndarray, 
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict, as safetensors or through PyTorch by the suffix.
+    """Write tensors as .safetensors, or through PyTorch as .pth, by the suffix.
 
     Raises:
-      ArniqaError: PyTorch is needed and not installed.
+      ArniqaError: the suffix is that of PyTorch, which is not installed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
@@ -86,7 +86,7 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
         return
     torch = _import_torch(path)
     buffer = io.BytesIO()
-    # Copies: arrays that come from JAX are read-only, which PyTorch warns about.
+    # Arrays that come from JAX are read-only, which PyTorch warns about: copy them.
     torch.save({k: torch.from_numpy(v.copy()) for k, v in tensors.items()}, buffer)
     write_atomically(path, buffer.getvalue())
 

@@ -1,4 +1,4 @@
-"""From the weights of PyTorch models to model directories, and back."""
+"""Conversion of the weights of PyTorch models to model directories, and back."""
 
 import hashlib
 import pathlib
@@ -26,7 +26,7 @@ OFFICIAL_REGRESSORS = {
 def convert(
     source: pathlib.Path, target: pathlib.Path, regressor_files: list[pathlib.Path]
 ) -> None:
-    """Read an encoder and write it, with its regressors where the target holds them.
+    """Read an encoder, and write it with its regressors if the target can hold them.
 
     Args:
       source: a file of tensors, a model directory or a workdir.
@@ -34,13 +34,13 @@ def convert(
       regressor_files: official regressors.
 
     Raises:
-      UsageError: a target that cannot hold regressors, or a regressor without a name.
+      UsageError: regressors for a file of tensors, or a regressor of unknown name.
       CheckpointError: see `torch_names.from_torch` and `model_directory`.
     """
     to_file = target.suffix in torch_files.SUFFIXES
     if to_file and regressor_files:
         raise errors.UsageError(
-            f"--regressor has no place in {target.name}: give a directory as --to"
+            f"{target.name} cannot hold a --regressor: give a directory as --to"
         )
     names = [regressor_name(path) for path in regressor_files]
     if source.is_dir():
@@ -61,15 +61,15 @@ def convert(
 
 
 def regressor_name(path: pathlib.Path) -> str:
-    """Return the dataset that the name of an official regressor file tells.
+    """Return the dataset in the name of an official regressor file.
 
     Raises:
-      UsageError: it names none.
+      UsageError: the name has no known dataset.
     """
     name = path.stem.removeprefix("regressor_")
     if name not in OFFICIAL_REGRESSORS:
         raise errors.UsageError(
-            f"--regressor={path}: expected the name regressor_NAME.pth, which tells "
+            f"--regressor={path}: expected the name regressor_NAME.pth, which decides "
             f"the scale of the scores, with NAME one of "
             f"{', '.join(OFFICIAL_REGRESSORS)}"
         )
@@ -93,22 +93,22 @@ def read_file(path: pathlib.Path) -> tuple[Encoder, Source]:
 
 
 def read_regressor(path: pathlib.Path, name: str, encoder: Encoder) -> Regressor:
-    """Return an official regressor as one of this encoder.
+    """Return an official regressor for an encoder.
 
     Raises:
-      CheckpointError: it is damaged or takes features of another width.
+      CheckpointError: it is damaged, or its features have another width.
     """
     weights_D, intercept = torch_files.read_regressor(path)
     width = 2 * encoder.feature_dim
     if weights_D.shape != (width,):
         raise errors.CheckpointError(
-            f"{path} takes {len(weights_D)} features, and the encoder {encoder.name} "
+            f"{path} takes {len(weights_D)} features, but the encoder {encoder.name} "
             f"({encoder.module.arch}) gives {width}"
         )
     dataset = catalogue.DATASETS[OFFICIAL_REGRESSORS[name]]
     return Regressor(
         dataset=dataset.title,
-        alpha=None,  # not in the file
+        alpha=None,  # the file does not hold it
         score_range=dataset.score_range,
         higher_is_better=dataset.higher_is_better,
         crops="five",
@@ -131,6 +131,6 @@ def _read_directory(
         f"{path.resolve().name}, {encoder.name}",
         encoder.fingerprint,
         "arniqa_jax",
-        "unknown: that of the run's owner",
+        "unknown: the owner of the run decides",
     )
     return encoder, found, origin

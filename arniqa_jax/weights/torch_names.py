@@ -1,8 +1,8 @@
-"""Names and layouts of ResNet weights in PyTorch, and their places in our variables.
+"""Layouts of ResNet weights in PyTorch, and where their tensors lie in our variables.
 
-The official layout is the one written; five are read. A convolution is OIHW there and
-HWIO here, a linear layer (out, in) there and (in, out) here; the bits of every value
-stay as they are.
+Five layouts are read, and the official one is written. PyTorch stores a convolution as
+OIHW and a linear layer as (out, in); our variables have HWIO and (in, out). The bits of
+every value stay the same.
 """
 
 import dataclasses
@@ -19,17 +19,18 @@ from arniqa_jax.model import resnet, simclr
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the tensors of a kind of file lie.
+    """The names of the tensors in one kind of file.
 
     Attributes:
-      title: whose files these are.
-      encoder: prefix of the encoder.
-      children: whether its parts have the numbers of `nn.Sequential(*children)`, or
-        torchvision's names.
-      projector: prefix of our projector; None where there is none.
-      ignored: prefixes of tensors that have no place here, such as a classifier.
-      imagenet_input: whether the encoder sees images normalised by ImageNet.
-      licence: of the published files.
+      title: the software that writes these files.
+      encoder: prefix of the names of the encoder.
+      children: whether parts of the encoder have the numbers that
+        `nn.Sequential(*children)` gives, or torchvision's names.
+      projector: prefix of the projector; None if the files hold none that fits ours.
+      ignored: prefixes of tensors that are not used, such as a classifier.
+      imagenet_input: whether the encoder takes images normalised with ImageNet's mean
+        and standard deviation.
+      licence: licence of the published files.
     """
 
     title: str
@@ -38,7 +39,7 @@ class Layout:
     projector: str | None = None
     ignored: tuple[str, ...] = ()
     imagenet_input: bool = True
-    licence: str = "unknown: that of the file's owner"
+    licence: str = "unknown: the owner of the file decides"
 
 
 OFFICIAL = Layout(
@@ -55,7 +56,7 @@ OFFICIAL = Layout(
 )
 LAYOUTS = (
     OFFICIAL,
-    # The whole SimCLR module, as the official training code saves it.
+    # The official training code saves the whole SimCLR module.
     Layout(
         title="ARNIQA, official training code",
         encoder="encoder.model.",
@@ -68,7 +69,7 @@ LAYOUTS = (
         title="CONTRIQUE",
         encoder="encoder.",
         children=True,
-        ignored=("projector.",),  # another one: BatchNorm after both layers
+        ignored=("projector.",),  # it has BatchNorm after both layers, ours has not
         imagenet_input=False,
     ),
     Layout(
@@ -97,18 +98,18 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# PyTorch counts the updates of the statistics, and uses the count for nothing here.
+# PyTorch counts the updates of the batch statistics; the count has no use here.
 _COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What was found in a file.
+    """The content of a file.
 
     Attributes:
-      module: the module that the variables are of.
-      variables: `params` and `batch_stats`, NumPy; without a projector where the file
-        holds none.
+      module: the module of the variables.
+      variables: `params` and `batch_stats` as NumPy arrays; without a projector if the
+        file holds none.
       layout: the layout of the file.
     """
 
@@ -118,9 +119,9 @@ class Imported:
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict in the official layout.
+    """Return the state dict of variables, in the official layout.
 
-    A projector with BatchNorm, which the official code does not know, is numbered as
+    The official code has no projector with BatchNorm; such a projector is numbered as
     `nn.Sequential(Linear, BatchNorm1d, ReLU, Linear)`.
     """
     tensors = {}
@@ -132,15 +133,15 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], name: str) -> Imported:
-    """Puts every tensor in its place.
+    """Return the module and variables of a state dict.
 
     Args:
       tensors: a state dict in one of LAYOUTS.
-      name: of the file, for errors.
+      name: name of the file, for errors.
 
     Raises:
-      CheckpointError: no known layout, or tensors that are missing, left over,
-        misshapen or not finite; all of them are listed.
+      CheckpointError: the layout is unknown, or tensors are missing, left over, of
+        another shape, or not finite; the message lists all of them.
     """
     layout = _find_layout(tensors, name)
     tensors = {
@@ -172,7 +173,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], name: str) -> Imported:
 
 
 def abstract_variables(module: simclr.SimCLR, *, projector: bool) -> dict[str, Any]:
-    """Shapes and dtypes of `params` and `batch_stats`, with or without a projector."""
+    """Return shapes and dtypes of `params` and `batch_stats`.
+
+    Args:
+      module: the module.
+      projector: whether to include its projector.
+    """
     shapes = jax.eval_shape(
         lambda: module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     )
@@ -192,20 +198,20 @@ def _find_layout(tensors: Mapping[str, np.ndarray], name: str) -> Layout:
             return layout
     some = ", ".join(list(tensors)[:3]) or "nothing"
     raise errors.CheckpointError(
-        f"{name} holds no ResNet in a layout that is known "
+        f"{name} holds no ResNet in a known layout "
         f"({', '.join(layout.title for layout in LAYOUTS)}): found {some}, ..."
     )
 
 
 def _stem(layout: Layout) -> str:
-    """Name of the first convolution, by which a layout is told."""
+    """Return the name of the first convolution, by which a layout is recognised."""
     return layout.encoder + ("0" if layout.children else "conv1") + ".weight"
 
 
 def _find_module(
     tensors: Mapping[str, np.ndarray], layout: Layout
 ) -> tuple[simclr.SimCLR, bool]:
-    """The module of these tensors, and whether it has its projector."""
+    """Return the module of these tensors, and whether they include its projector."""
     projector = {
         key.removeprefix(layout.projector): value
         for key, value in tensors.items()
@@ -220,7 +226,7 @@ def _find_module(
 
 
 def _find_arch(tensors: Mapping[str, np.ndarray], layout: Layout) -> str:
-    """The architecture that has most in common with the blocks that are there."""
+    """Return the architecture that has most in common with the blocks found."""
     blocks = {
         tuple(key.removeprefix(layout.encoder).split(".")[:2])
         for key in tensors
@@ -247,7 +253,7 @@ def _find_arch(tensors: Mapping[str, np.ndarray], layout: Layout) -> str:
 def _names(
     variables: Mapping[str, Any], layout: Layout
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Pairs of a name there and a path here."""
+    """Yield pairs: a name in PyTorch, and the path in our variables."""
     has_norm = "projector_norm" in variables["params"]
     projector = {
         "projector_0": "0",
