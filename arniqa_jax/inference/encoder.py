@@ -59,13 +59,24 @@ class Encoder:
         self, weights: folded_encoder.Weights, images_BHWC: jax.Array
     ) -> jax.Array:
         """Return features of float images in [0, 1], as `apply` does; pure."""
-        return folded_encoder.embed(
-            weights,
-            images_BHWC,
-            imagenet_input=self.imagenet_input,
-            dtype=self.module.dtype,
-            precision=self.precision,
-        )
+        return folded_encoder.embed(weights, images_BHWC, **self._options())
+
+    def feature_map(
+        self, weights: folded_encoder.Weights, images_BHWC: jax.Array
+    ) -> jax.Array:
+        """Return the map whose normalised mean `embed` returns; pure."""
+        return folded_encoder.feature_map(weights, images_BHWC, **self._options())
+
+    def receptive_radius(self, weights: folded_encoder.Weights) -> int:
+        """Return how many pixels beyond its own a position of the map depends on."""
+        return folded_encoder.receptive_radius(weights)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "imagenet_input": self.imagenet_input,
+            "dtype": self.module.dtype,
+            "precision": self.precision,
+        }
 
     @functools.cached_property
     def fingerprint(self) -> str:

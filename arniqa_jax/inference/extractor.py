@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arniqa_jax.distributed import sharding
-from arniqa_jax.inference import preprocessing
+from arniqa_jax.inference import preprocessing, tiles
 from arniqa_jax.inference.preprocessing import View
 
 # Number of images per batch and device, each with ten crops. More do not speed up a
@@ -25,6 +25,11 @@ from arniqa_jax.inference.preprocessing import View
 _IMAGES_PER_DEVICE = {"cpu": 1, "gpu": 32, "tpu": 32}
 # The maximum number of batches of images that wait for more images of the same size.
 _WAITING_BATCHES = 16
+# Whole images: at most this many pixels per batch and device, as many as those of the
+# crops above. Larger batches have fewer images.
+_PIXELS_PER_DEVICE = 2**24
+# Whole images: the maximum number of bytes that wait.
+_WAITING_BYTES = 2**28
 # Each size of a whole image compiles a program. At most this many programs are kept.
 _KEPT_PROGRAMS = 64
 
@@ -49,6 +54,15 @@ class Encoder(Protocol):
 
     def embed(self, weights: Any, images_BHWC: jax.Array) -> jax.Array:
         """Return float32 features (B, feature_dim) of images in [0, 1]; pure."""
+
+    def feature_map(self, weights: Any, images_BHWC: jax.Array) -> jax.Array:
+        """Return the map whose mean, of length 1, are the features; pure.
+
+        Whole images of more than `tiles.SIDE`**2 pixels need it.
+        """
+
+    def receptive_radius(self, weights: Any) -> int:
+        """Return how many pixels beyond its own a position of the map depends on."""
 
     @property
     def fingerprint(self) -> str:
@@ -155,9 +169,9 @@ class Extractor:
                 else:
                     size = view[0].shape
                     groups.setdefault(size, []).append((index, tag, view))
-                    if len(groups[size]) == self.batch_size:
+                    if len(groups[size]) == self._images_in_batch(size):
                         start(groups.pop(size))
-                if groups and index - emitted >= waiting:
+                if groups and (index - emitted >= waiting or self._many_bytes(groups)):
                     start(groups.pop(next(iter(groups))))
                 # Allow as many batches as run at once, and wait for the others.
                 yield from in_order(at_a_time)
@@ -176,11 +190,34 @@ class Extractor:
         # programs as cores.
         return -(-(os.cpu_count() or 1) // self.batch_size)
 
+    def _images_in_batch(self, shape: tuple[int, ...]) -> int:
+        """Return how many images of one size go into a batch.
+
+        Args:
+          shape: of the first array of a view.
+        """
+        if self.crops != "whole":
+            return self.batch_size
+        height, width = shape[2:4]
+        devices = self._mesh.size
+        fitting = devices * max(1, _PIXELS_PER_DEVICE // (height * width))
+        return min(self.batch_size, fitting)
+
+    def _many_bytes(self, groups: dict[tuple[int, ...], list]) -> bool:
+        if self.crops != "whole":
+            return False
+        sizes = (len(group) * np.prod(shape) for shape, group in groups.items())
+        return sum(sizes) > _WAITING_BYTES
+
     def _embed_batch(self, views: list[View]) -> np.ndarray:
         """Return features (B, C, D) of views of one size, at most one batch."""
         outputs = []
+        images = self._images_in_batch(views[0][0].shape)
         for scale in zip(*views, strict=True):
-            batch = np.zeros((self.batch_size, *scale[0].shape), np.uint8)
+            if self.crops == "whole" and tiles.needed(*scale[0].shape[2:4]):
+                outputs.append(self._embed_in_tiles(scale))
+                continue
+            batch = np.zeros((images, *scale[0].shape), np.uint8)
             for row, pixels in enumerate(scale):
                 batch[row] = pixels
             self._sizes.add(batch.shape)
@@ -189,8 +226,19 @@ class Extractor:
                 self._sizes = {batch.shape}
             batch = jax.device_put(batch, sharding.over_batch(self._mesh))
             outputs.append(_embed(self._stateless, self.weights, batch))
-        features_BCD = np.concatenate([np.asarray(x) for x in outputs], axis=-1)
-        return features_BCD[: len(views)]
+        features = [np.asarray(x)[: len(views)] for x in outputs]
+        return np.concatenate(features, axis=-1)
+
+    def _embed_in_tiles(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Return features (B, 1, D of one scale) of whole images, one at a time."""
+        return np.stack(
+            [
+                tiles.embed(self._stateless, self.weights, image[0, 0], self._mesh)[
+                    None
+                ]
+                for image in images
+            ]
+        )
 
 
 def _of_this_process(value: Any) -> Any:

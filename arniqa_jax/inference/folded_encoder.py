@@ -70,6 +70,28 @@ def embed(
     Returns:
       float32 (N, feature_dim), rows of length 1.
     """
+    maps = feature_map(
+        weights,
+        images_NHWC,
+        imagenet_input=imagenet_input,
+        dtype=dtype,
+        precision=precision,
+    )
+    return losses.l2_normalize(maps.mean((1, 2)))
+
+
+def feature_map(
+    weights: Weights,
+    images_NHWC: jax.Array,
+    *,
+    imagenet_input: bool,
+    dtype: str,
+    precision: str,
+) -> jax.Array:
+    """Return the last map, float32 (N, H / 32, W / 32, feature_dim); see `embed`.
+
+    Both sides are rounded up.
+    """
     x = images_NHWC
     if imagenet_input:
         mean, std = (
@@ -84,8 +106,25 @@ def embed(
         x = jax.lax.platform_dependent(x, weights, cpu=in_pairs, default=wide)
     else:
         x = wide(x, weights)
-    x = _stages(x, weights, "34", precision)
-    return losses.l2_normalize(x.astype(jnp.float32).mean((1, 2)))
+    return _stages(x, weights, "34", precision).astype(jnp.float32)
+
+
+def receptive_radius(weights: Weights) -> int:
+    """Return how many pixels beyond its own a position of `feature_map` depends on.
+
+    A convolution of width 3 looks one position to each side, which is as many pixels as
+    its input has from one position to the next.
+    """
+    radius = 3 + 2  # the stem of width 7, and max-pooling of a map with stride 2
+    for name, block in weights.items():
+        if name.startswith("layer"):
+            stage, index = map(int, name.removeprefix("layer").split("_"))
+            wide = [c for c in block.values() if c["kernel"].shape[0] == 3]
+            stride = 4 * 2 ** (stage - 1)
+            radius += stride * len(wide)
+            if stage > 1 and index == 0:
+                radius -= stride // 2  # the first one reads the map of the stage before
+    return radius
 
 
 def _wide(x: jax.Array, weights: Weights, precision: str) -> jax.Array:
