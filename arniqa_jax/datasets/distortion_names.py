@@ -1,8 +1,7 @@
 """Distortion type and level of an image of a synthetic dataset, from its file name.
 
-The names of types are those of the degradation engine where it has the same one.
-Groups are the seven of KADID-10k; what fits none of them is a `transmission` error or
-an `other`.
+The names of types are those of `degradation` if it has the same distortion. Groups are
+the seven of KADID-10k, plus `transmission` (errors) and `other`.
 """
 
 import pathlib
@@ -87,23 +86,35 @@ Distortion = tuple[str, str, int]
 
 
 def live(image: str) -> Distortion | None:
-    """`jp2k/img3.bmp`: the type is the folder, the level is not known (0)."""
+    """Return the distortion of an image such as `jp2k/img3.bmp`.
+
+    The folder is the type. The level is not known (0).
+    """
     found = LIVE_TYPES.get(pathlib.PurePosixPath(image).parent.name.lower())
     return found and (*found, 0)
 
 
 def csiq(image: str) -> Distortion | None:
-    """`1600.AWGN.3.png`: content, type, level 1..5."""
+    """Return the distortion of an image such as `1600.AWGN.3.png`.
+
+    The parts are content, type, and level 1..5.
+    """
     return _match(r".+\.(\w+)\.(\d)\.png", image, CSIQ_TYPES)
 
 
 def tid2013(image: str) -> Distortion | None:
-    """`i01_08_5.bmp`: content, type, level 1..5."""
+    """Return the distortion of an image such as `i01_08_5.bmp`.
+
+    The parts are content, type, and level 1..5.
+    """
     return _match(r"i\d\d_(\d\d)_(\d)\.bmp", image, TID2013_TYPES)
 
 
 def kadid10k(image: str) -> Distortion | None:
-    """`I01_08_05.png`: content, type, level 1..5."""
+    """Return the distortion of an image such as `I01_08_05.png`.
+
+    The parts are content, type, and level 1..5.
+    """
     return _match(r"i\d\d_(\d\d)_(\d\d)\.png", image, KADID10K_TYPES)
 
 

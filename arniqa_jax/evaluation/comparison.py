@@ -1,4 +1,4 @@
-"""Whether two evaluations differ by more than chance.
+"""Test whether two evaluations differ by more than chance.
 
 Both are computed on the same resampled images of the same test parts, so that images
 that are hard for both cancel. There are two measures: a 95 % bootstrap interval of the
@@ -42,10 +42,10 @@ class Difference:
 
 
 def compare(a: Results, b: Results) -> list[Difference]:
-    """Compare two encoders on the datasets that both were evaluated on.
+    """Return the differences on the datasets that both encoders were evaluated on.
 
     Raises:
-      UsageError: there are none, or a dataset or its splits are not the same in both.
+      UsageError: there are no such datasets, or a dataset or its splits differ.
     """
     both = [d for d in a.datasets if d.name in {other.name for other in b.datasets}]
     if not both:

@@ -21,10 +21,10 @@ from arniqa_jax.evaluation.results import DatasetResult, Results
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.files import write_atomically
 
-# With more images t-SNE takes minutes and the points cover each other.
+# With more images, t-SNE takes minutes and points cover each other.
 _MANIFOLD_IMAGES = 3000
 _TSNE_STEPS = 1000
-_SHOWN = 16  # best and worst images
+_SHOWN = 16  # number of best and of worst images
 _THUMBNAIL = 160  # pixels
 
 
@@ -34,15 +34,15 @@ def write(
     extractor: DatasetExtractor,
     directory: pathlib.Path,
 ) -> None:
-    """Draw every figure of every dataset into a directory, made if missing.
+    """Draw every figure of every dataset into a directory, created if missing.
 
-    Every process draws, because the features are read together; process 0 writes.
+    Every process draws, because the features are read jointly; process 0 writes.
 
     Args:
-      results: of the evaluation.
+      results: the results of the evaluation.
       benchmarks: its datasets, for the images.
-      extractor: of the evaluation, for the features, which are in its cache.
-      directory: for `NAME_scatter.png` and so on.
+      extractor: its extractor, which has the features in its cache.
+      directory: directory for `NAME_scatter.png` and so on.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for benchmark in benchmarks:
@@ -69,7 +69,7 @@ def save(figure: Figure, path: pathlib.Path) -> None:
 
 
 def score_name(dataset: DatasetResult) -> str:
-    """Return what the scores are, for the label of an axis."""
+    """Return the name of the scores, for the label of an axis."""
     if dataset.kind == PROXY:
         return "SSIM to the original (proxy)"
     return "MOS" if dataset.higher_is_better else "DMOS (lower is better)"
@@ -115,7 +115,7 @@ def bars(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
         else dataclasses.replace(subset.srcc, median=0.0, low=0.0, high=0.0)
         for subset in subsets.values()
     ]
-    # The median may be outside its interval where a part has few images.
+    # The median may lie outside its interval if a part has few images.
     errors = [
         (max(0.0, f.median - f.low), max(0.0, f.high - f.median)) for f in figures
     ]
@@ -182,7 +182,7 @@ def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
 
 
 def tested_images(dataset: DatasetResult) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images of any test part, and their mean predictions over splits."""
+    """Return the images in any test part, and their mean predictions over splits."""
     total, count = np.zeros((2, len(dataset.scores_N)))
     for test in dataset.tests:
         total[test.indices] += test.predictions
@@ -220,7 +220,7 @@ def _tsne(means_ND: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    # The usual 50 components keep the distances and save most of the time.
+    # The usual 50 components preserve the distances and save most of the time.
     components = min(50, *means_ND.shape)
     reduced = PCA(components, random_state=seed).fit_transform(means_ND)
     perplexity = min(30.0, (len(means_ND) - 1) / 3)

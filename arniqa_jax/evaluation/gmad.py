@@ -1,8 +1,9 @@
 """The gMAD competition of two encoders (Ma et al., 2016).
 
-The defender holds images at one level of quality; among them the attacker picks the two
-that it finds furthest apart. If the attacker's choice is right, the defender has a
-weakness there. Both levels, low and high, and both roles.
+One encoder is the defender, the other the attacker. Among images that the defender
+rates equal, the attacker picks the two whose quality it rates most different. If the
+attacker is right, the defender has a weakness there. The competition is held at two
+levels of quality, low and high, and in both roles.
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.evaluation import figures
 from arniqa_jax.evaluation.results import Results
 
-# Quantiles of the defender's predictions around which images count as equal, and the
-# share of the images that does.
+# The defender's predictions near these quantiles count as equal; so does this fraction
+# of the images.
 _LEVELS = {"low": 0.15, "high": 0.85}
 _EQUAL_SHARE = 0.05
 _FEWEST_EQUAL = 2
@@ -26,9 +27,9 @@ _FEWEST_EQUAL = 2
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two images that the defender holds equal and the attacker does not.
+    """Two images that are equal for the defender and not for the attacker.
 
-    `better` and `worse`, indices of images, are so by the attacker.
+    `better` and `worse` are indices of images, as the attacker ranks them.
     """
 
     level: str
@@ -37,10 +38,10 @@ class Pair:
 
 
 def find_pairs(defender_N: np.ndarray, attacker_N: np.ndarray) -> list[Pair]:
-    """The pair at each level.
+    """Return the pair at each level.
 
     Args:
-      defender_N, attacker_N: predictions on the same images, higher is better.
+      defender_N, attacker_N: predictions for the same images, higher is better.
     """
     count = max(_FEWEST_EQUAL, round(_EQUAL_SHARE * len(defender_N)))
     pairs = []
@@ -56,10 +57,10 @@ def find_pairs(defender_N: np.ndarray, attacker_N: np.ndarray) -> list[Pair]:
 def write(
     a: Results, b: Results, benchmarks: list[Benchmark], directory: pathlib.Path
 ) -> None:
-    """Draws one figure for each dataset that both were evaluated on.
+    """Draw one figure for each dataset that both encoders were evaluated on.
 
     Raises:
-      UsageError: a dataset is not the one that was evaluated.
+      UsageError: a dataset differs from the one that was evaluated.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for benchmark in benchmarks:
@@ -69,14 +70,14 @@ def write(
             continue
         if benchmark.fingerprint() != a.dataset(benchmark.name).fingerprint:
             raise errors.UsageError(
-                f"{benchmark.title}: the dataset below evaluation.root is not the one "
+                f"{benchmark.title}: the dataset under evaluation.root is not the one "
                 f"that was evaluated; give the same evaluation.* and seed"
             )
         figures.save(draw(a, b, benchmark), directory / f"{benchmark.name}_gmad.png")
 
 
 def draw(a: Results, b: Results, benchmark: Benchmark) -> Figure:
-    """Four pairs: either encoder as the defender, at either level."""
+    """Return a figure of four pairs: each encoder as the defender, at each level."""
     upward = 1 if benchmark.higher_is_better else -1
     predictions = {}
     for letter, results in (("A", a), ("B", b)):

@@ -1,8 +1,8 @@
-"""Published figures, quoted beside ours; from the papers, on the same splits.
+"""Published figures that are quoted next to ours, from the papers, on the same splits.
 
-In-dataset: Agnolucci et al. (WACV 2024), median of 10 splits, and the retraining with
-the official code by a third party. Cross-dataset: the table of the same paper, whose
-other columns are those of the methods' authors. BIQ2021: Ahmed and Asif (2022).
+Within a dataset: Agnolucci et al. (WACV 2024), median of 10 splits, and a retraining
+with the official code by a third party. Across datasets: the table of the same paper,
+whose other columns are those of the methods' authors. BIQ2021: Ahmed and Asif (2022).
 """
 
 # Columns of the cross-dataset table.
@@ -24,7 +24,7 @@ CROSS = {
     ("kadid10k", "tid2013"): (0.687, 0.612, 0.777, 0.760),
 }
 
-# Dataset, or `all` for the average of six -> (method, SRCC, PLCC; None: not given).
+# Dataset, or `all` for the mean of six -> (method, SRCC, PLCC; None: not published).
 WITHIN = {
     "tid2013": (
         ("ARNIQA", 0.880, 0.901),

@@ -12,8 +12,8 @@ from arniqa_jax.weights.regressors import Regressor
 def write_all(results: Results, directory: pathlib.Path) -> list[str]:
     """Write the regressor of each whole dataset; return their names.
 
-    There is none in full-reference mode, and none of a dataset whose scores are all
-    equal.
+    There is no regressor in full-reference mode, and none of a dataset whose scores are
+    all equal.
     """
     fitted = _from_results(results)
     for name, regressor in fitted.items():
@@ -22,7 +22,7 @@ def write_all(results: Results, directory: pathlib.Path) -> list[str]:
 
 
 def write_missing(results: Results, directory: pathlib.Path) -> list[str]:
-    """Write as `write_all` does, but no name that exists; return the names written."""
+    """Write like `write_all`, but skip existing names; return the names written."""
     fitted = _from_results(results)
     for name in _existing(fitted, directory):
         del fitted[name]
@@ -32,14 +32,14 @@ def write_missing(results: Results, directory: pathlib.Path) -> list[str]:
 
 
 def check_names(names: Iterable[str], directory: pathlib.Path) -> None:
-    """Raise an error if a model already has a regressor of one of these names.
+    """Raise an error if a model already has a regressor with one of these names.
 
     Args:
-      names: of the datasets that are evaluated.
+      names: names of the datasets that are evaluated.
       directory: `regressors` of a model directory.
 
     Raises:
-      UsageError: names the regressors and the flags that settle it.
+      UsageError: the message lists the regressors and the flags to choose with.
     """
     existing = _existing(names, directory)
     if existing:
@@ -56,7 +56,8 @@ def _existing(names: Iterable[str], directory: pathlib.Path) -> list[str]:
 
 def _from_results(results: Results) -> dict[str, Regressor]:
     if results.full_reference:
-        # Scoring without a reference has not the features that it needs.
+        # Scoring without a reference does not have the features that these regressors
+        # need.
         return {}
     return {
         dataset.name: Regressor(

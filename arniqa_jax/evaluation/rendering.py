@@ -17,7 +17,7 @@ def to_text(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     spare = _WIDTH - sum(widths[1:]) - (len(widths) - 1)
     widths[0] = min(widths[0], max(spare, 8))
-    # Numbers are aligned to the right, words to the left, a header like its column.
+    # Numbers are aligned right, words left, and a header like its column.
     numeric = [
         not any(isinstance(cell, str) for cell in column)
         for column in zip(*table.rows, strict=True)
@@ -37,7 +37,7 @@ def to_text(table: Table) -> str:
 def _print(cell: Cell) -> str:
     """Return a cell as text: three digits, `0.508 [0.41 0.60]` with an interval.
 
-    NaN, a statistic that is undefined, is a dash; a cell without content is empty.
+    NaN (an undefined statistic) is a dash. A cell without content is empty.
     """
     match cell:
         case None:
@@ -77,7 +77,7 @@ def to_markdown(table: Table) -> str:
 
     rows = [row(map(_print, cells)) for cells in table.rows]
     rule = row(["---"] * len(table.header))
-    # A note that begins with a star would be a list of its own.
+    # Escape a star at the start of a note, which would begin a nested list.
     notes = ["- " + note.replace("* ", "\\* ") for note in table.notes]
     return "\n".join(
         [f"### {table.title}", "", row(table.header), rule, *rows, "", *notes, ""]
@@ -108,7 +108,7 @@ def to_latex(table: Table) -> str:
     )
 
 
-# `translate` replaces each character once, so the new backslashes stay.
+# `translate` replaces each character once, so it does not escape the new backslashes.
 _LATEX = {"\\": r"\textbackslash{}"} | {c: "\\" + c for c in "&%$#_{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -118,9 +118,9 @@ def _escape(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Return all digits, an interval in two more columns, `_low` and `_high`.
+    """Return CSV with all digits; an interval takes two columns, `_low` and `_high`.
 
-    A statistic that is undefined is an empty cell.
+    An undefined statistic is an empty cell.
     """
     with_interval = [
         any(isinstance(cell, Figure | Change) for cell in column)

@@ -6,9 +6,9 @@ For every penalty a > 0 the problem is scikit-learn's `Ridge(alpha=a)`,
 
 whose solution needs (G + a I)^-1 for the Gram matrix G of the centred rows. An
 orthogonal similarity G = Q B Q' to a matrix B of small bandwidth costs 4/3 n^3
-operations, all of them matrix products (an eigendecomposition costs 9 n^3, half of it
-bound by memory); after it a penalty is a banded Cholesky solve, since
-G + a I = Q (B + a I) Q' and Q does not depend on a.
+operations, all of them in matrix products. (An eigendecomposition costs 9 n^3, half of
+it bound by memory.) After that, each penalty is a banded Cholesky solve, because G + a
+I = Q (B + a I) Q' and Q does not depend on a.
 
 All arithmetic is float64. Shapes: N rows, D features, A penalties.
 """
@@ -20,20 +20,22 @@ from collections.abc import Iterable
 import numpy as np
 import scipy.linalg
 
-# Rows turned to float64 at once: 128 MiB at D = 4096.
+# Number of rows converted to float64 at once: 128 MiB at D = 4096.
 _BLOCK_ROWS = 4096
-# Bandwidth of B: wide enough for matrix products to run at full speed, narrow enough
-# for a banded solve to be cheap.
+# Bandwidth of B: wide enough that matrix products run at full speed, narrow enough that
+# a banded solve is cheap.
 _BANDWIDTH = 96
-# Up to so many penalties a dense Cholesky factorisation each (n^3 / 3) is cheaper.
+# Up to this number of penalties, a dense Cholesky factorisation for each (n^3 / 3) is
+# cheaper.
 _FEW_PENALTIES = 4
 
 
 def fit_path(x_ND, y_N, alphas_A) -> tuple[np.ndarray, np.ndarray]:
-    """Fits ridge regressions with an intercept for all penalties at once.
+    """Return ridge regressions with an intercept for all penalties.
 
     Args:
-      x_ND: features, any float dtype; may be memory-mapped, it is read in blocks.
+      x_ND: features of any float dtype; may be memory-mapped, because they are read in
+        blocks.
       y_N: targets.
       alphas_A: penalties, all above 0.
 
@@ -41,8 +43,8 @@ def fit_path(x_ND, y_N, alphas_A) -> tuple[np.ndarray, np.ndarray]:
       float64 weights (A, D) and intercepts (A,), in the order of the penalties.
 
     Raises:
-      ValueError: shapes that do not fit, no rows, a penalty that is not above 0, or a
-        value that is not finite.
+      ValueError: the shapes do not fit, there are no rows, a penalty is not above 0, or
+        a value is not finite.
 
     >>> import numpy as np
     >>> weights, intercepts = fit_path(np.eye(3), np.arange(3.0), [0.1, 1.0])
@@ -66,9 +68,9 @@ def fit_path(x_ND, y_N, alphas_A) -> tuple[np.ndarray, np.ndarray]:
 class Moments:
     """Sums over rows that determine a ridge regression with more rows than columns.
 
-    They add and subtract: the moments of a training part are those of the dataset less
-    those of the held-out rows. The sums are taken about `origin_D`, near the mean of
-    the data, so that neither centring nor subtracting cancels digits.
+    Moments can be added and subtracted: the moments of a training part are those of the
+    dataset minus those of the held-out rows. The sums are taken about `origin_D`, near
+    the mean of the data, so that neither centring nor subtraction cancels digits.
     """
 
     origin_D: np.ndarray
@@ -80,10 +82,11 @@ class Moments:
 
     @classmethod
     def of(cls, blocks: Iterable, origin_D: np.ndarray | None = None) -> "Moments":
-        """Sums over `blocks`, pairs of (rows, D) features and (rows,) targets.
+        """Return the sums over `blocks` of rows.
 
-        `origin_D` defaults to the mean of the first block. Moments that are to be added
-        or subtracted must share it.
+        A block is a pair of (rows, D) features and (rows,) targets. `origin_D` defaults
+        to the mean of the first block. Only moments with the same origin can be added
+        or subtracted.
         """
         total = None
         for x_ND, y_N in blocks:
@@ -123,7 +126,7 @@ class Moments:
         )
 
     def fit_path(self, alphas_A) -> tuple[np.ndarray, np.ndarray]:
-        """As the function `fit_path`, on the rows that were summed."""
+        """Return what the function `fit_path` returns for the rows that were summed."""
         x_mean_D, y_mean = self.x_D / self.count, self.y / self.count
         gram_DD = self.xx_DD - np.outer(self.x_D, x_mean_D)
         weights_AD = _solve_path(gram_DD, self.xy_D - self.x_D * y_mean, alphas_A)
@@ -131,7 +134,7 @@ class Moments:
 
 
 def _fit_dual(x_ND, y_N, alphas_A):
-    # w = X' (X X' + a I)^-1 y for centred X and y: N x N instead of D x D.
+    # w = X' (X X' + a I)^-1 y for centred X and y needs N x N instead of D x D.
     if not len(x_ND):
         raise ValueError("ridge regression needs at least one row, found none")
     x_mean_D, y_mean = x_ND.mean(0), y_N.mean()
@@ -141,10 +144,10 @@ def _fit_dual(x_ND, y_N, alphas_A):
 
 
 def _solve_path(gram, target, alphas_A) -> np.ndarray:
-    """Solves (gram + a I) z = target for every a; returns (A, n)."""
+    """Return the solutions z (A, n) of (gram + a I) z = target, for every penalty a."""
     alphas_A = np.asarray(alphas_A, np.float64)
     if alphas_A.ndim != 1 or not (alphas_A > 0).all():
-        raise ValueError(f"penalties have to be above 0, found {alphas_A}")
+        raise ValueError(f"penalties must be above 0, found {alphas_A}")
     if not (np.isfinite(gram).all() and np.isfinite(target).all()):
         raise ValueError("the features or targets of a regression are not finite")
     identity = np.eye(len(gram))
@@ -166,11 +169,12 @@ def _solve_path(gram, target, alphas_A) -> np.ndarray:
 
 
 def _reduce_to_band(matrix, width: int):
-    """Reduces a symmetric matrix to bandwidth `width` by blocked Householder steps.
+    """Return a symmetric matrix reduced to a band, by blocked Householder steps.
 
     Returns:
-      The band in LAPACK's lower form (width + 1, n), and the factors (start, V, T) of
-      Q = prod_k (I - V_k T_k V_k'), where V_k acts on the rows from `start`.
+      The band of bandwidth `width` in LAPACK's lower form (width + 1, n), and the
+      factors (start, V, T) of Q = prod_k (I - V_k T_k V_k'), where V_k acts on the rows
+      from `start`.
     """
     a = matrix.copy()
     n = len(a)

@@ -1,11 +1,11 @@
-"""Agreement of predictions with opinion scores, and its bootstrap intervals.
+"""Agreement of predictions with opinion scores, with bootstrap intervals.
 
-SRCC and KRCC compare orders and need no fit. PLCC and RMSE are computed both raw and
-after the usual 4-parameter logistic fit.
+SRCC and KRCC compare orders and need no fit. PLCC and RMSE are computed without a fit,
+and after the usual 4-parameter logistic fit.
 
-A statistic that is undefined is NaN, never a number. A correlation is undefined for
-fewer than three images and where the predictions or the scores are constant; a
-statistic after the fit is undefined where there is no fit.
+An undefined statistic is NaN, never a number. A correlation is undefined for fewer than
+three images, and if the predictions or the scores are constant. A statistic after the
+fit is undefined if there is no fit.
 
 Shapes: N images, R bootstrap replicates.
 """
@@ -18,13 +18,14 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-# Figures of every result, in the order of the tables.
+# The statistics of every result, in the order of the tables.
 METRICS = ("srcc", "plcc", "krcc", "rmse", "plcc_fit", "rmse_fit")
-# Bootstrap replicates: the ends of an interval are then good to about 0.1 of its width.
+# Number of bootstrap replicates. The ends of an interval then have an error of about
+# 0.1 of its width.
 REPLICATES = 1000
-# A correlation of fewer images is undefined.
+# A correlation over fewer images is undefined.
 FEWEST_IMAGES = 3
-# Values that differ by less than this fraction of the largest differ by rounding alone.
+# Values that differ by less than this fraction of the largest differ only by rounding.
 _ROUNDING = 1e-12
 
 
@@ -75,9 +76,9 @@ def logistic(x_N, b1, b2, b3, b4) -> np.ndarray:
 
 
 def _logistic_jacobian(x_N, b1, b2, b3, b4) -> np.ndarray:
-    # By default curve_fit takes differences of the function. They are 0 where a
-    # parameter is as small as 1e-16, the mean of centred predictions, and the fit
-    # would stop at its start.
+    # By default curve_fit computes finite differences. They are 0 if a parameter is as
+    # small as 1e-16, such as the mean of centred predictions, and the fit would stop at
+    # its start.
     z = (x_N - b3) / abs(b4)
     s = scipy.special.expit(z)
     slope = (b1 - b2) * s * (1 - s)
@@ -85,11 +86,11 @@ def _logistic_jacobian(x_N, b1, b2, b3, b4) -> np.ndarray:
 
 
 def fit_logistic(predictions_N, scores_N) -> np.ndarray | None:
-    """Fit the logistic from the usual start (VQEG).
+    """Fit the logistic function from the usual start (VQEG).
 
     Returns:
-      The four parameters, or None where there is no fit: fewer than five images,
-      constant predictions or scores, or a fit that does not converge.
+      The four parameters, or None if there is no fit: for fewer than five images, for
+      constant predictions or scores, or if the fit does not converge.
     """
     if len(predictions_N) < 5 or _is_undefined(predictions_N, scores_N):
         return None
@@ -121,30 +122,31 @@ class Agreement:
     """Predictions and opinion scores: every statistic and its bootstrap samples."""
 
     def __init__(self, predictions_N: np.ndarray, scores_N: np.ndarray):
-        """Take one score for each prediction, both float64."""
+        """Store the predictions and a score for each, both float64."""
         self.predictions_N = predictions_N
         self.scores_N = scores_N
 
     @functools.cached_property
     def fitted_N(self) -> np.ndarray | None:
-        """The predictions after the logistic fit; None where there is no fit."""
+        """The predictions after the logistic fit; None if there is no fit."""
         parameters = fit_logistic(self.predictions_N, self.scores_N)
         if parameters is None:
             return None
         return logistic(self.predictions_N, *parameters)
 
     def value(self, metric: str) -> float:
-        """Return a statistic of METRICS; NaN where it is undefined."""
+        """Return a statistic of METRICS; NaN if it is undefined."""
         kind, _, fit = metric.partition("_")
         function = {"srcc": srcc, "plcc": plcc, "krcc": krcc, "rmse": rmse}[kind]
         x_N = self.fitted_N if fit else self.predictions_N
         return float("nan") if x_N is None else function(x_N, self.scores_N)
 
     def bootstrap(self, metric: str, counts_RN: np.ndarray) -> np.ndarray:
-        """Return the statistic of every replicate, as if images were repeated; (R,).
+        """Return a statistic for every replicate, (R,).
 
-        The logistic fit is that of all images. A replicate is NaN where its statistic
-        is undefined, and all are NaN where that of all images is.
+        A replicate repeats images. The logistic fit is that of all images. A replicate
+        is NaN if its statistic is undefined. All are NaN if the statistic of all images
+        is undefined.
         """
         kind, _, fit = metric.partition("_")
         if np.isnan(self.value(metric)):
@@ -156,7 +158,8 @@ class Agreement:
             "krcc": _bootstrap_krcc,
             "rmse": _bootstrap_rmse,
         }[kind]
-        # Some hundred replicates at a time: 8 N bytes each, in several arrays.
+        # Process some hundred replicates at a time, because each takes 8 N bytes in
+        # several arrays.
         step = max(1, 4_000_000 // max(1, len(x_N)))
         parts = [
             function(x_N, self.scores_N, counts_RN[i : i + step])
@@ -168,7 +171,7 @@ class Agreement:
 def resampling_counts(
     seed: int, images: int, replicates: int | None = None
 ) -> np.ndarray:
-    """Draw how often each image occurs in each bootstrap replicate: (R, N) int32."""
+    """Return how often each image occurs in each bootstrap replicate, (R, N) int32."""
     rng = np.random.default_rng(seed)
     share = np.full(images, 1 / images)
     size = REPLICATES if replicates is None else replicates
@@ -178,7 +181,8 @@ def resampling_counts(
 def median_of_samples(samples_SR) -> np.ndarray:
     """Return the median over splits of every replicate, (R,).
 
-    Splits where it is undefined are left out; NaN where it is undefined in all.
+    Splits where the statistic is undefined are left out. If it is undefined in all
+    splits, the median is NaN.
     """
     medians_R = np.full(samples_SR.shape[1], np.nan)
     usable = ~np.isnan(samples_SR).all(axis=0)
@@ -187,10 +191,10 @@ def median_of_samples(samples_SR) -> np.ndarray:
 
 
 def defined(values) -> np.ndarray:
-    """Return the values that are not NaN; a single NaN where there are none.
+    """Return the values that are not NaN, or a single NaN if there are none.
 
-    So that a median or mean over splits is that of the splits where the statistic is
-    defined, and undefined where there are none.
+    So a median or mean over splits uses the splits where the statistic is defined, and
+    is itself undefined if there are none.
     """
     values = np.asarray(values, np.float64)
     known = values[~np.isnan(values)]
@@ -265,7 +269,7 @@ def _weighted_ranks(values_N, counts_RN) -> np.ndarray:
 
 
 def _group_counts(values_N, counts_RN):
-    """Count each of the G distinct values, (R, G); and say which each image has."""
+    """Return the counts of the G distinct values, (R, G), and each image's value."""
     distinct, group_of_N = np.unique(values_N, return_inverse=True)
     order = np.argsort(group_of_N, kind="stable")
     first = np.searchsorted(group_of_N[order], np.arange(len(distinct)))
@@ -282,7 +286,7 @@ def _weighted_plcc(x_RN, y_RN, counts_RN) -> np.ndarray:
 
 
 def _centre(x_RN, weights_RN):
-    """Return the values less their means, and the variances, 0 if of rounding alone."""
+    """Return the values minus their means, and the variances; 0 if only rounding."""
     centred_RN = x_RN - (weights_RN * x_RN).sum(1, keepdims=True)
     variance_R = (weights_RN * centred_RN * centred_RN).sum(1)
     scale_R = (weights_RN * x_RN * x_RN).sum(1)

@@ -1,4 +1,4 @@
-"""Where in an image the quality is good or bad: scores of a sliding window."""
+"""Maps of local quality: scores of a window that slides over the image."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from arniqa_jax.inference import preprocessing
 from arniqa_jax.storage.files import write_atomically
 
 _WINDOWS = len(preprocessing.CROPS["five"])
-# Rows of an image that are coloured at a time.
+# Number of image rows that are coloured at a time.
 _STRIP = 128
 # Characters of a map's name before a digest replaces the rest. File systems allow 255
 # bytes, and a temporary file needs a few more than its target.
@@ -23,23 +23,25 @@ _LONGEST_NAME = 200
 
 
 def quality_map(scorer, image: np.ndarray, stride: int) -> np.ndarray:
-    """Score windows at full scale, each beside the half-scale one about its centre.
+    """Return the scores of windows at full scale.
 
-    Windows are cut and scored in batches, so that memory does not grow with their
-    number.
+    Each window at full scale is scored together with the half-scale window that has the
+    same centre. Windows are cut and scored in batches, so that memory does not grow
+    with their number.
 
     Args:
       scorer: a `Scorer`.
       image: uint8 (H, W, 3).
-      stride: pixels from one window to the next; the last one ends with the image.
+      stride: pixels from one window to the next; the last window ends with the image.
 
     Returns:
-      float32 (rows, columns), as `Scorer.score`.
+      float32 (rows, columns), on the scale of `Scorer.score`.
     """
     size = scorer.encoder.patch_size
     tops, lefts = (_starts(side, size, stride) for side in image.shape[:2])
     pairs = _window_pairs(image, tops, lefts, size)
-    # In groups of five, as the crops of an image: the same compiled program serves.
+    # Group five windows like the five crops of an image, so that they use the same
+    # compiled program.
     views = ((None, (group,)) for group in _groups(pairs, _WINDOWS))
     scores = [
         scorer.scores_of(features_CD[None])[0]
@@ -78,11 +80,11 @@ def _groups(items: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def overlay(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the gray image under the map, red for 0 and below, green for 1 and above.
+    """Return the gray image under the map: red for 0 and below, green for 1 and above.
 
     Args:
       image: uint8 (H, W, 3).
-      scores: of `quality_map`; stretched over the image.
+      scores: the result of `quality_map`; stretched over the image.
 
     Returns:
       uint8 (H, W, 3).
@@ -107,7 +109,7 @@ def write(scorer, image: np.ndarray, path: str | os.PathLike) -> None:
     """Write the overlay of an image as PNG, atomically.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,10 +119,11 @@ def write(scorer, image: np.ndarray, path: str | os.PathLike) -> None:
 
 
 def file_name(path: str) -> str:
-    """Return the name of the map of an image: one for each path, of any length.
+    """Return the file name of an image's map, unique for each path of any length.
 
-    The name is the whole path with `__` for each separator, since two folders may have
-    files of one name. A digest follows where that is too long or not unique.
+    The name is the whole path with `__` for each separator, because two folders may
+    contain files with the same name. If this is too long or not unique, a digest
+    follows.
     """
     path = path if "://" in path else os.path.abspath(path)
     name = path.strip(os.sep).replace("://", "__").replace(os.sep, "__")

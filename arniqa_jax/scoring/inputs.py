@@ -1,6 +1,6 @@
-"""Which images a command line names, and decoding them in threads, in order.
+"""Find the images that a command line names, and decode each image.
 
-No file may end a run: whatever is wrong with one becomes its reason.
+No file may end a run: an error in a file becomes the reason in its row.
 """
 
 import collections
@@ -21,24 +21,25 @@ from arniqa_jax.data import folders
 from arniqa_jax.data.photos import EXTENSIONS
 from arniqa_jax.scoring import pictures
 
-# What counts as an image in a folder; a file that is named is tried whatever its name.
+# Suffixes of images in a folder. A file that is named explicitly is tried with any
+# suffix.
 SUFFIXES = (
     *EXTENSIONS,
     *(".avif", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".mpo", ".pgm", ".ppm", ".tga"),
 )
-# Images that need a package which may be missing: suffixes, the package, our extra.
+# Formats that need an optional package: their suffixes, the package, our extra.
 _EXTRA_FORMATS = (
     (pictures.HEIF_SUFFIXES, "pillow_heif", "heif"),
     (pictures.RAW_SUFFIXES, "rawpy", "raw"),
 )
-# Images that nothing here decodes.
+# Formats that are not supported.
 _UNKNOWN_FORMATS = (".eps", ".exr", ".hdr", ".jxl", ".psd", ".svg", ".xcf")
 _A_DIRECTORY = "a directory with the name of an image"
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A path to be scored; with a `reason` where it is known to be impossible."""
+    """A path to be scored; it has a `reason` if it is known that it cannot be."""
 
     path: str
     reason: str | None = None
@@ -84,13 +85,13 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """An image that was tried.
+    """The outcome of loading an image.
 
     Attributes:
-      input: which one.
+      input: the path.
       reason: why it cannot be scored, or None.
-      height, width: in pixels, as shown (after EXIF orientation).
-      seconds: taken to read, decode, resize and cut it.
+      height, width: size in pixels after EXIF orientation.
+      seconds: time to read, decode, resize and cut it.
     """
 
     input: Input
@@ -103,13 +104,13 @@ class Loaded:
 def find(
     arguments: Iterable[str], stdin: BinaryIO, skipped: Skipped
 ) -> Iterator[Input]:
-    """List what the arguments name, lazily, folders in the order of their names.
+    """Yield what the arguments name, lazily, folders in the order of their names.
 
     Args:
-      arguments: files, folders (with all below them), patterns, or `-` for a list of
-        files, one a line.
+      arguments: files, folders (searched recursively), patterns, or `-` for a list of
+        files, one per line.
       stdin: read for `-`.
-      skipped: told of files in folders that are no images for us.
+      skipped: counts the files in folders that look like images but cannot be decoded.
     """
     suffixes = image_suffixes()
     for argument in arguments:
@@ -193,7 +194,10 @@ def load(model, item: Input) -> tuple[Loaded, tuple | None]:
 
 
 def _obstacle(path: str) -> str | None:
-    """What stands against opening a file at all; a pipe would wait for ever."""
+    """Return why a path cannot be opened at all, or None.
+
+    Opening a pipe would wait forever, so only regular files are opened.
+    """
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What the score command does: one row for each image, and progress."""
+"""The work of the score command: one row per image, and progress."""
 
 import pathlib
 import sys
@@ -12,7 +12,7 @@ from arniqa_jax import command
 from arniqa_jax.scoring import inputs, rows, tables
 from arniqa_jax.scoring.scorer import Scorer
 
-# Seconds between two lines about progress where there is no terminal.
+# Seconds between two progress lines if the output is not a terminal.
 _LINE_EVERY = 30.0
 
 
@@ -55,10 +55,11 @@ def score(
       model: the model.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
       output: the table to write; None for standard output.
-      stop: looked at after each image.
-      details: also write width, height, seconds (to decode) and the scores of crops.
-      raw: write scores in the scale of the regressor's dataset.
-      resume: skip the images that have a score in the output.
+      stop: checked after each image.
+      details: whether to write width, height, seconds (to decode) and the scores of
+        crops.
+      raw: whether to write scores on the scale of the regressor's dataset.
+      resume: whether to skip the images that have a score in the output.
       map_folder: folder for a heat map of each image; None for no maps.
     """
     columns = rows.columns(model.crops, details=details)
@@ -93,7 +94,7 @@ def score(
 def _each_once(
     items: Iterable[inputs.Input], arguments: list[str]
 ) -> Iterator[inputs.Input]:
-    """Leave out paths that came before, which several arguments can name."""
+    """Yield each path once, although several arguments may name it."""
     if len(arguments) == 1 and arguments != ["-"]:
         yield from items  # one folder or pattern names nothing twice
         return
@@ -106,7 +107,7 @@ def _each_once(
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """A progress bar on a terminal; otherwise occasional log lines."""
 
     def __init__(self, total: int | None, done: int):
         self._bar = tqdm.tqdm(

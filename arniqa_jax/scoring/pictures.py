@@ -1,8 +1,8 @@
-"""From a file, bytes, a Pillow image or an array to the sRGB pixels that are scored.
+"""Decode a file, bytes, a Pillow image or an array to the sRGB pixels that are scored.
 
-Pre-training and labelled datasets read pixels as they are stored. A score is a
-statement about what a person sees, so scoring also follows what the file says about
-its colours. All results are uint8 (H, W, 3).
+Pre-training and labelled datasets use pixels as they are stored. A score predicts what
+a person sees, so scoring also applies what the file says about its colours. All results
+are uint8 (H, W, 3).
 """
 
 import functools
@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from arniqa_jax import errors
 from arniqa_jax.data import images
 
-# What `Scorer.score` takes as an image.
+# The types of image that `Scorer.score` accepts.
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 RGB = tuple[int, int, int]
 
@@ -82,11 +82,11 @@ def to_array(image: Picture, index: int, background: RGB = BLACK) -> np.ndarray:
     Args:
       image: a path, encoded bytes, a Pillow image, or an array (H, W, 3) of uint8 or of
         float in [0, 1].
-      index: position of the image among others, for errors.
+      index: position of the image among all images, for error messages.
       background: shown by transparent pixels.
 
     Raises:
-      ImageError: the image cannot be read, or is no such array.
+      ImageError: the image cannot be read, or the array has another form.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return decode(bytes(image), background=background, name=f"image {index}")
@@ -118,10 +118,10 @@ def to_array(image: Picture, index: int, background: RGB = BLACK) -> np.ndarray:
 
 
 def to_srgb(image: Image.Image, *, background: RGB = BLACK) -> np.ndarray:
-    """Convert a loaded Pillow image of any mode to sRGB, uint8 (H, W, 3).
+    """Return a loaded Pillow image of any mode as sRGB, uint8 (H, W, 3).
 
     Raises:
-      ValueError: gray values that no known range holds.
+      ValueError: the gray values fit no known range.
     """
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -136,16 +136,19 @@ def to_srgb(image: Image.Image, *, background: RGB = BLACK) -> np.ndarray:
 
 
 def _gray_to_8_bits(image: Image.Image) -> np.ndarray:
-    """Scale integers by the range of their bits, and floats by 0..1 or 0..255."""
+    """Return gray values scaled to 0..255.
+
+    Integers are scaled by the range of their bits, floats by 0..1 or 0..255.
+    """
     values = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    tags = getattr(image, "tag_v2", {})  # tags of a TIFF
     if image.mode == "F":
         limit = 1 if values.max() <= 1 else 255
     elif image.mode == "I":
         unsigned = tags and tags.get(_TIFF_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
         if unsigned:
             values = values.view(np.uint32)  # Pillow reads them as signed
-        # Pillow also keeps 16 bits in this mode, and writes them as 32.
+        # Pillow also uses this mode for 16 bits, and writes them as 32.
         limit = 65535 if values.max() <= 65535 else 2 ** (32 if unsigned else 31) - 1
     else:
         bits = tags.get(_TIFF_BITS_PER_SAMPLE, (16,))[0]
@@ -158,7 +161,7 @@ def _gray_to_8_bits(image: Image.Image) -> np.ndarray:
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an image in sRGB; without a usable profile it is taken to be sRGB."""
+    """Return an image in sRGB; without a usable profile it is assumed to be sRGB."""
     transform = _transform(profile, image.mode) if profile else None
     if transform is None:
         return image.convert("RGB")
@@ -167,11 +170,11 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=64)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the way from a profile to sRGB.
+    """Return the transform from a profile to sRGB, or None for no conversion.
 
-    None stands for no conversion: the profile is damaged or of another colour model
-    than the image (browsers ignore such a profile too), or it is sRGB, which no value
-    leaves by more than 1 of 255.
+    There is no conversion if the profile is damaged or has another colour model than
+    the image (browsers ignore such a profile too). There is none either if the profile
+    is so close to sRGB that no value changes by more than 1 of 255.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -213,7 +216,7 @@ RAW_SUFFIXES = (
 
 
 def _opener_of(name: object):
-    """Return what opens a file of this name: a function from a path or a stream."""
+    """Return the function that opens a file of this name, given a path or a stream."""
     if not isinstance(name, str | os.PathLike):
         return Image.open
     suffix = os.path.splitext(os.fspath(name))[1].lower()
@@ -227,7 +230,7 @@ def _open_heif(file: str | os.PathLike | BinaryIO) -> Image.Image:
         import pillow_heif
     except ImportError as error:
         raise OSError("HEIF needs pip install 'arniqa_jax[heif]'") from error
-    # Not registered with Pillow, which would change the whole process.
+    # Registering the opener with Pillow would change the whole process.
     opened = pillow_heif.open_heif(file)
     _check_size(*opened.size)
     return opened.to_pillow()

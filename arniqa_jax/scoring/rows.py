@@ -1,4 +1,4 @@
-"""From a stream of images to one row of a table each; whatever is wrong is a reason."""
+"""From a stream of images to one table row each; an error becomes the row's reason."""
 
 import errno
 import functools
@@ -16,7 +16,7 @@ from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import heat_map, inputs
 from arniqa_jax.scoring.scorer import Scorer
 
-# Errors of writing that every further image would meet too.
+# Write errors that every further image would cause too.
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -44,23 +44,23 @@ def score_stream(
     raw: bool = False,
     map_folder: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the row of each image, in their order.
+    """Yield the row of each image, in order.
 
-    Images are decoded in threads while others are computed; memory is bounded.
+    Images are decoded in threads while others are computed. Memory is bounded.
 
     Args:
       model: the model.
       items: the images.
-      raw: give scores in the scale of the regressor's dataset.
+      raw: whether to give scores on the scale of the regressor's dataset.
       map_folder: folder for a heat map of each image; None for no maps.
 
     Yields:
-      All columns of `columns`. An image without a score has None there and a reason in
-      `error`.
+      All columns of `columns`. For an image without a score, `score` is None and
+      `error` has the reason.
 
     Raises:
-      OSError: there is no space left for the maps. Anything else that happens to one
-        image becomes its reason.
+      OSError: there is no space left for the maps. Any other error becomes the reason
+        of its image.
     """
     load = functools.partial(inputs.load, model)
     views = map_in_threads(load, items, threads=os.cpu_count() or 1)
@@ -68,7 +68,7 @@ def score_stream(
         reason = loaded.reason
         scores_C = None
         if features_CD is not None:
-            with np.errstate(all="ignore"):  # the next line says what came of it
+            with np.errstate(all="ignore"):  # the next check reports non-finite scores
                 scores_C = model.scores_of(features_CD[None], raw=raw)[0]
             if not np.isfinite(scores_C).all():
                 reason = f"the score is not a finite number: {scores_C.mean()}"
@@ -93,7 +93,7 @@ def _row(
 
 
 def _write_map(model: Scorer, item: inputs.Input, folder: str) -> str | None:
-    """Write the heat map of an image; return the reason where that is impossible."""
+    """Write the heat map of an image; return the reason if that is impossible."""
     try:
         image = inputs.decode(model, item)
         heat_map.write(

@@ -1,4 +1,4 @@
-"""A model that scores images: encoder, regressor, and the way from one to the other.
+"""A model that scores images: an encoder and a regressor.
 
 Shapes: N images, B images in a batch over all devices, C crops (5, or 1 for whole
 images), S scales (2), P the side of a crop, D features of both scales.
@@ -41,23 +41,24 @@ def load(
     precision: str = "highest",
     background: str = "black",
 ) -> "Scorer":
-    """Load a model.
+    """Load a model and return its scorer.
 
     Args:
       model: a model directory or the workdir of a run, `DIRECTORY:NAME` for one of
         several regressors, or the name of an official regressor such as `kadid10k`,
         which is downloaded once.
-      checkpoint: of a workdir: `best`, `last` or a step.
-      crops: `five` or `whole`; by default what the regressor was fitted on.
-      batch_size: images in a batch; 0 for a number that suits the devices.
-      precision: of float32 convolutions on a TPU or GPU. `highest` computes in float32:
-        scores agree with those of a CPU up to the order of sums. `default` takes
-        bfloat16 passes on a TPU and TF32 on a GPU: faster, and scores differ.
+      checkpoint: checkpoint of a workdir: `best`, `last` or a step.
+      crops: `five` or `whole`; by default those that the regressor was fitted on.
+      batch_size: images per batch; 0 chooses a number that suits the devices.
+      precision: precision of float32 convolutions on a TPU or GPU. `highest` computes
+        in float32, so that scores agree with those of a CPU up to the order of sums.
+        `default` uses bfloat16 passes on a TPU and TF32 on a GPU, which is faster, and
+        its scores differ.
       background: what transparent pixels show: `black`, `white` or `R,G,B`.
 
     Raises:
       CheckpointError: there is no such model, or it is damaged.
-      UsageError: several regressors, and no choice.
+      UsageError: the model has several regressors, and none was chosen.
     """
     directory, name = _find(os.fspath(model))
     if precision not in ("default", "high", "highest"):
@@ -86,7 +87,7 @@ def load(
 
 
 def _find(model: str) -> tuple[pathlib.Path, str | None]:
-    """The directory of a model and the regressor that is asked for."""
+    """Return the directory of a model, and the regressor's name if one is given."""
     directory, _, name = model.rpartition(":")
     if os.path.isdir(model):
         return pathlib.Path(model), None
@@ -107,10 +108,10 @@ class Scorer:
 
     Attributes:
       encoder: the encoder.
-      regressor: None where the model gives only features.
+      regressor: the regressor; None if the model gives only features.
       crops: `five` or `whole`.
       background: shown by transparent pixels, (R, G, B).
-      params: what `score_fn` is a function of: `encoder`, the folded weights, and
+      params: the parameters of `score_fn`: `encoder`, the folded weights, and
         `regressor`, its `weights` (D,) and `intercept`, float32.
       extractor: computes the features of a stream of images.
     """
@@ -124,7 +125,7 @@ class Scorer:
         batch_size: int = 0,
         background: pictures.RGB = pictures.BLACK,
     ):
-        """See `load`; uses all devices of this process."""
+        """Put the model on all devices of this process; see `load`."""
         fitted = regressor.crops if regressor else "five"
         self.crops = preprocessing.check_crops(crops or fitted, field="crops")
         if regressor and self.crops != fitted:
@@ -143,15 +144,15 @@ class Scorer:
             }
 
     def score(self, images: Sequence[Picture], *, raw: bool = False) -> np.ndarray:
-        """Scores images.
+        """Return the scores of images.
 
         Args:
           images: paths, encoded bytes, Pillow images, or arrays (H, W, 3) of uint8 or
             of float in [0, 1]; of any sizes.
-          raw: in the unit and direction of the regressor's dataset.
+          raw: whether to use the unit and direction of the regressor's dataset.
 
         Returns:
-          float32 (N,); higher is better, nominally 0..1 and not clipped, unless `raw`.
+          float32 (N,); unless `raw`, higher is better, nominally 0..1 and not clipped.
 
         Raises:
           ImageError: an image cannot be read; the message names it.
@@ -160,7 +161,9 @@ class Scorer:
         return self.scores_of(self.features(images), raw=raw).mean(1)
 
     def scores_of(self, features_NCD: np.ndarray, *, raw: bool = False) -> np.ndarray:
-        """Scores of each crop, float32 (N, C); their mean is the score of the image.
+        """Return the scores of each crop, float32 (N, C), given features.
+
+        Their mean over the crops is the score of the image.
 
         Raises:
           UsageError: the model has no regressor.
@@ -172,7 +175,10 @@ class Scorer:
         return scores.reshape(images, crops).astype(np.float32)
 
     def features(self, images: Sequence[Picture]) -> np.ndarray:
-        """Features of images, float32 (N, C, D); see `score`."""
+        """Return the features of images, float32 (N, C, D).
+
+        The images may have the same types as in `score`.
+        """
         if isinstance(images, str | os.PathLike | bytes | Image.Image):
             raise errors.UsageError("expected a list of images, found a single one")
         arrays = (self._pixels(image, index) for index, image in enumerate(images))
@@ -185,14 +191,14 @@ class Scorer:
         )
 
     def quality_map(self, image: Picture, *, stride: int = 0) -> np.ndarray:
-        """Scores of a window that slides over an image.
+        """Return the scores of a window that slides over an image.
 
         Args:
-          image: as in `score`.
+          image: an image as in `score`.
           stride: pixels between windows; 0 for a quarter of their side.
 
         Returns:
-          float32 (rows, columns), as `score`; (1, 1) for a small image.
+          float32 (rows, columns), on the scale of `score`; (1, 1) for a small image.
         """
         from arniqa_jax.scoring import heat_map
 
@@ -203,15 +209,17 @@ class Scorer:
         return pictures.to_array(image, index, self.background)
 
     def score_fn(self, params: dict[str, Any], images_NHWC: jax.Array) -> jax.Array:
-        """Pure and differentiable in both arguments, for use as a loss.
+        """Return the scores of images; for use as a loss.
+
+        The function is pure and differentiable in both arguments.
 
         Args:
-          params: as `self.params`.
-          images_NHWC: float in [0, 1], of one size.
+          params: a tree like `self.params`.
+          images_NHWC: float in [0, 1], all of one size.
 
         Returns:
-          float32 (N,), higher is better. The half-scale image is not rounded to 8 bits
-          as in `score`, so that the two agree to about 1e-3.
+          float32 (N,), higher is better. The half-scale image is not rounded to 8 bits,
+          unlike in `score`, so the two agree to about 1e-3.
         """
         crops_NCSHW3 = preprocessing.differentiable_crops(
             images_NHWC, self.encoder.patch_size
@@ -219,7 +227,7 @@ class Scorer:
         return self.score_crops(params, crops_NCSHW3)
 
     def score_crops(self, params: dict[str, Any], crops_BCSHW3: jax.Array) -> jax.Array:
-        """Pure: the scores (B,) of crops, uint8 or float in [0, 1]."""
+        """Return the scores (B,) of crops, uint8 or float in [0, 1]; pure."""
         regressor = self.require_regressor()
         features_BCD = self.extractor.crop_features(params["encoder"], crops_BCSHW3)
         linear = params["regressor"]
@@ -228,7 +236,7 @@ class Scorer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all that a score depends on beside the image.
+        """SHA-256 of everything that a score depends on except the image.
 
         This is the encoder, the regressor, the crops, the background and the precision.
         """
@@ -242,7 +250,7 @@ class Scorer:
         return hashlib.sha256(repr(described).encode()).hexdigest()
 
     def require_regressor(self) -> Regressor:
-        """The regressor; raises UsageError where the model has none."""
+        """Return the regressor; raise UsageError if the model has none."""
         if self.regressor is None:
             raise errors.UsageError(
                 f"the model of {self.encoder.name} has no regressor, only features: "

@@ -1,8 +1,8 @@
 """Tables of scores: written line by line, and continued after an interruption.
 
-CSV, JSON lines or Parquet by the suffix. A Parquet file cannot be appended to: its
-rows are kept beside it, in `NAME.partial.jsonl`, until all are there. What the scores
-were computed by is kept in `NAME.model.json`, so that no table mixes two models.
+The suffix chooses CSV, JSON lines or Parquet. A Parquet file cannot be appended to, so
+its rows are first written to `NAME.partial.jsonl` next to it. `NAME.model.json` records
+what the scores depend on, so that no table mixes two models.
 """
 
 import csv
@@ -26,10 +26,10 @@ _ROWS_IN_A_GROUP = 10_000
 
 
 class Table:
-    """A context in which `write` adds rows.
+    """A context manager in which `write` adds rows.
 
     Attributes:
-      done: digests (sorted, uint64) of the paths that the file already has a score of.
+      done: digests (sorted, uint64) of the paths that already have a score in the file.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Table:
         identity: dict[str, Any],
         resume: bool = False,
     ):
-        """Open a file, or CSV on standard output where `path` is None.
+        """Open a file, or CSV on standard output if `path` is None.
 
         Args:
           path: the file to write, or None.
@@ -49,12 +49,12 @@ class Table:
           stdout: where the rows go without a path.
           identity: what the scores depend on, for example the model's fingerprint. A
             file is continued only with the same identity.
-          resume: continue a file that exists: its rows with an error are removed, to
-            be tried again.
+          resume: whether to continue an existing file. Its rows with an error are
+            removed and tried again.
 
         Raises:
-          UsageError: an unknown suffix; the file exists and `resume` is False; it has
-            other columns or another identity.
+          UsageError: the suffix is unknown, the file exists and `resume` is False, or
+            the file has other columns or another identity.
         """
         self.done = np.empty(0, np.uint64)
         self._columns, self._target, self._path = list(columns), path, path
@@ -95,7 +95,7 @@ class Table:
         return at < len(self.done) and self.done[at] == value
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row, which is handed to the system at once."""
+        """Add a row and flush it at once."""
         if self._as_csv:
             self._write_csv([row.get(name) for name in self._columns])
         else:
@@ -125,7 +125,7 @@ class Table:
         self._file.write(text.getvalue())
 
     def _read_done(self) -> int:
-        """Note which paths have a score; return where the last such row ends.
+        """Read the paths that have a score; return the byte where the last row ends.
 
         Rows without a score are removed from the file.
         """
@@ -145,7 +145,7 @@ class Table:
         return self._remove_rows_without_score() if without else keep
 
     def _remove_rows_without_score(self) -> int:
-        """Replace the file atomically; return its new length."""
+        """Remove rows without a score atomically; return the new length of the file."""
         aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         with open(self._path, "rb") as source, open(aside, "wb") as target:
             if self._as_csv:
@@ -188,10 +188,10 @@ class Table:
 
 
 def check_suffix(path: pathlib.Path) -> None:
-    """Raise UsageError unless the name of a table ends in one of `SUFFIXES`.
+    """Check that the name of a table ends in one of `SUFFIXES`.
 
     Raises:
-      UsageError: as said.
+      UsageError: the name has another suffix.
       ArniqaError: the table is Parquet, and pyarrow is not installed.
     """
     if path.suffix not in SUFFIXES:
@@ -207,11 +207,11 @@ def check_identity(path: pathlib.Path, identity: dict[str, Any], exists: bool) -
 
     Args:
       path: the table, NAME.
-      identity: of JSON values.
-      exists: whether the table has rows already.
+      identity: a dictionary of JSON values.
+      exists: whether the table already has rows.
 
     Raises:
-      UsageError: the rows were computed by something else.
+      UsageError: the existing rows have another identity.
     """
     beside = path.with_name(path.name + ".model.json")
     if exists and not beside.exists():
@@ -246,7 +246,7 @@ def has_score(row: dict[str, Any]) -> bool:
 def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the complete rows of a .csv or .jsonl, each with the byte where it ends.
 
-    A last row that was torn by the end of its process is left out.
+    An incomplete last row is left out.
     """
     with open(path, "rb") as file:
         lines = _Lines(file)
@@ -259,7 +259,7 @@ def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
                         return
                     yield dict(zip(header, record, strict=True)), lines.end
             except csv.Error:
-                return  # the end of the file, within quotes
+                return  # the file ends within quotes
         else:
             for line in lines:
                 if not lines.complete:
@@ -268,7 +268,7 @@ def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 class _Lines:
-    """Decoded lines of a file, with the place where the last one ended."""
+    """Decoded lines of a file, with the position where the last one ended."""
 
     def __init__(self, file):
         self._file = file
@@ -279,7 +279,7 @@ class _Lines:
         for line in self._file:
             self.end += len(line)
             self.complete = line.endswith(b"\n")
-            # Half a character may be torn off at the end.
+            # The file may end within a character.
             yield line.decode("utf-8", "replace")
 
 
