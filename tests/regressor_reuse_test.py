@@ -51,7 +51,7 @@ def test_a_regressor_is_found_with_its_encoder(evaluated):
 
 def test_a_model_that_is_gone_is_named(evaluated):
     shutil.rmtree(evaluated.parent / "model")
-    with pytest.raises(errors.CheckpointError, match="model, which is not there"):
+    with pytest.raises(errors.CheckpointError, match="model, which does not exist"):
         scorer.load(evaluated)
     (record,) = evaluated.glob("results/*/encoder.json")
     record.write_text("{")

@@ -1,7 +1,7 @@
-"""Download a file over HTTP: resumed after a broken connection, checked, atomic.
+"""Download a file over HTTP: resumed after a failure, checked, written atomically.
 
-A file is known by its size and SHA-256, its pin. Where the caller has no pin, the file
-is pinned by its first download, in `pins.json` beside it.
+A pin is the size and SHA-256 of a file. If the caller has no pin, the first download
+defines one, which is kept in `pins.json` next to the file.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ _LONGEST_WAIT = 60.0
 # Seconds without a byte after which a connection counts as stalled.
 _STALLED = 30.0
 _BLOCK = 1 << 20
-_ZIP = b"PK\x03\x04"  # how an archive of PyTorch starts
-# Codes below 500 that pass: time-out, too early, too many requests.
-_PASSING = (408, 425, 429)
+_ZIP = b"PK\x03\x04"  # the first bytes of a PyTorch archive
+# HTTP codes below 500 that are temporary: time-out, too early, too many requests.
+_TEMPORARY = (408, 425, 429)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +47,18 @@ def fetch(
 ) -> pathlib.Path:
     """Return `path`, downloaded from `address` unless it exists.
 
-    A part that an earlier attempt has left is continued if the server still has the
-    same file. After an attempt that failed, the next one waits.
+    An incomplete download is resumed if the server still has the same file. After a
+    failed attempt, the next one waits.
 
     Args:
       address: URL of the file.
       path: where the file is kept.
-      pin: size and SHA-256 of the file; None to take those of the first download.
-      limit: largest size in bytes of a file without a pin.
+      pin: size and SHA-256 of the file; None to use those of the first download.
+      limit: maximum size in bytes of a file without a pin.
 
     Raises:
-      CheckpointError: the file is not the one that is pinned, or is no PyTorch file.
-      OSError: it cannot be downloaded.
+      CheckpointError: the file does not match its pin, or is not a PyTorch file.
+      OSError: the file cannot be downloaded.
     """
     if path.exists():
         check(path, pin or _noted_pin(path))
@@ -93,15 +93,15 @@ def check(path: pathlib.Path, pin: Pin | None, *, name: str | None = None) -> No
 
     Args:
       path: the file.
-      pin: None to accept any archive of PyTorch.
-      name: what to call the file in the error, by default its path.
+      pin: None to accept any PyTorch archive.
+      name: name of the file in the error; by default its path.
     """
     with open(path, "rb") as file:
         start = file.read(16)
     if pin is None and not start.startswith(_ZIP):
         raise errors.CheckpointError(
             f"{name or path} is not a PyTorch file: it starts with {start!r}. The "
-            "address is wrong, or something between answers in its place"
+            "address is wrong, or a proxy answers instead of the server"
         )
     if pin and (found := pin_of(path)) != pin:
         raise errors.CheckpointError(
@@ -119,12 +119,12 @@ def pin_of(path: pathlib.Path) -> Pin:
 
 
 def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
-    """Return how long to wait before the next attempt; None where none is of use."""
+    """Return the seconds to wait before the next attempt; None to give up."""
     if attempt + 1 == _ATTEMPTS:
         return None
     wait = _FIRST_WAIT * 2**attempt
     if isinstance(error, urllib.error.HTTPError):
-        if error.code < 500 and error.code not in _PASSING:
+        if error.code < 500 and error.code not in _TEMPORARY:
             return None
         asked = error.headers.get("Retry-After", "")
         error.close()
@@ -134,7 +134,7 @@ def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
 
 
 def _download(address: str, partial: pathlib.Path, limit: int) -> None:
-    """Make one attempt; raise OSError where the answer ends before the file does."""
+    """Make one attempt; raise OSError if the response ends before the file does."""
     mark = partial.with_name(partial.name + ".etag")
     done = partial.stat().st_size if partial.exists() and mark.exists() else 0
     request = urllib.request.Request(address)
@@ -144,13 +144,13 @@ def _download(address: str, partial: pathlib.Path, limit: int) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=_STALLED)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is longer than the file: start over
+        if error.code == 416:  # the partial file is longer than the file: start over
             error.close()
             mark.unlink()
-            raise OSError("the part that is here belongs to another file") from error
+            raise OSError("the partial file belongs to another file") from error
         raise
     with answer:
-        # A server that cannot resume, or that has another file by now, sends all of it.
+        # A server that cannot resume, or whose file has changed, sends the whole file.
         resumes = answer.status == 206 and _range_start(answer.headers) == done
         if answer.status == 206 and not resumes:
             mark.unlink()
@@ -178,7 +178,7 @@ def _download(address: str, partial: pathlib.Path, limit: int) -> None:
 def _receive(
     answer: Any, partial: pathlib.Path, done: int, total: int | None, limit: int
 ) -> int:
-    """Append an answer to a file; return the file's size, at most `limit + 1`."""
+    """Append a response to a file; return the file's size, at most `limit + 1`."""
     bar = tqdm.tqdm(
         total=total,
         initial=done,
@@ -189,23 +189,23 @@ def _receive(
     )
     with bar, open(partial, "r+b" if done else "wb") as file:
         file.seek(done)
-        # `read1` returns what has arrived, so that nothing is lost by a stall.
+        # `read1` returns the bytes that have arrived, so that a stall loses nothing.
         while block := answer.read1(min(_BLOCK, limit + 1 - file.tell())):
             file.write(block)
             bar.update(len(block))
-            if file.tell() > limit:  # more than the file that is wanted
+            if file.tell() > limit:  # larger than the expected file
                 break
         return file.tell()
 
 
 def _range_start(headers: Any) -> int | None:
-    """Return where a partial answer begins: `Content-Range: bytes START-END/SIZE`."""
+    """Return where a partial response begins: `Content-Range: bytes START-END/SIZE`."""
     start = headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     return int(start) if start.isdecimal() else None
 
 
 def _noted_pin(path: pathlib.Path) -> Pin | None:
-    """Return the pin that the first download of a file has noted, if any."""
+    """Return the pin of a file's first download, or None."""
     file = path.with_name("pins.json")
     pins = json.loads(file.read_text()) if file.exists() else {}
     return Pin(**pins[path.name]) if path.name in pins else None

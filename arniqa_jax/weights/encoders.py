@@ -1,4 +1,4 @@
-"""Encoders of model directories, of runs, and from before any training."""
+"""Encoders of model directories and runs, and encoders before training."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ from arniqa_jax.model import resnet, simclr
 from arniqa_jax.storage import cache, checkpoints, files, workdir
 from arniqa_jax.weights import evaluated, model_directory
 
-# At most so many batches give the untrained encoder its batch statistics.
+# Maximum number of batches for the batch statistics of the untrained encoder.
 _CALIBRATION_BATCHES = 50
 
 
@@ -45,7 +45,7 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
     if model_directory.is_model_directory(pathlib.Path(path)):
         return model_directory.read_encoder(pathlib.Path(path))
     if not os.path.exists(os.path.join(path, "config.json")):
-        # A directory with evaluations of a model that is elsewhere.
+        # The directory may contain only evaluations of a model that is elsewhere.
         recorded = evaluated.find(pathlib.Path(path))
         if recorded is not None:
             return load(*recorded)
@@ -187,8 +187,8 @@ def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:
 
 
 def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
-    # One program; the compiler removes its forward pass, which nothing uses. It runs
-    # once, and optimising it would take a CPU five times as long to compile.
+    # Compile one program; the compiler removes the unused forward pass. It runs once,
+    # so it is compiled without optimisation, which would take a CPU five times as long.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else {}
     draw = jax.jit(functools.partial(_draw, model), compiler_options=options)

@@ -1,7 +1,7 @@
-"""Which encoder an evaluation used, recorded beside the regressors that it fitted.
+"""The encoder of an evaluation, recorded next to the regressors that it fitted.
 
-An evaluation of `--model=RUN` may write to another directory, which then has regressors
-but no encoder. The record lets scoring find the encoder of such a directory.
+An evaluation of `--model=RUN` may write to another directory, which then contains
+regressors but no encoder. With this record, scoring finds the encoder.
 """
 
 import json
@@ -18,9 +18,9 @@ def write(directory: pathlib.Path, model: str | os.PathLike, encoder: str) -> No
     """Record the encoder of an evaluation.
 
     Args:
-      directory: of the results, which holds `regressors/`.
+      directory: directory of the results, which contains `regressors/`.
       model: workdir or model directory of the encoder.
-      encoder: its name: `step N`, `untrained`, or that of a model directory.
+      encoder: name of the encoder: `step N`, `untrained`, or that of a model directory.
     """
     checkpoint = encoder.removeprefix("step ")
     record = {"model": os.path.abspath(model), "checkpoint": checkpoint}
@@ -31,13 +31,14 @@ def find(directory: pathlib.Path) -> tuple[str, str] | None:
     """Return the model and the checkpoint of the last evaluation in a directory.
 
     Args:
-      directory: that of one evaluation, or a workdir with evaluations below `results`.
+      directory: directory of one evaluation, or a workdir with evaluations in
+        `results`.
 
     Returns:
-      None where the directory has no record.
+      The pair, or None if the directory has no record.
 
     Raises:
-      CheckpointError: the record is damaged, or its model is gone.
+      CheckpointError: the record is damaged, or its model no longer exists.
     """
     records = [directory / _FILE, *directory.glob(f"results/*/{_FILE}")]
     records = [path for path in records if path.is_file()]
@@ -53,7 +54,7 @@ def find(directory: pathlib.Path) -> tuple[str, str] | None:
         ) from error
     if not os.path.isdir(model):
         raise errors.CheckpointError(
-            f"{last} names the model {model}, which is not there: evaluate again with "
-            f"--model=PATH of the model"
+            f"{last} names the model {model}, which does not exist: evaluate again "
+            f"with --model=PATH of the model"
         )
     return model, checkpoint

@@ -1,4 +1,4 @@
-"""The official models as text: what they are called, and what the cache has of them."""
+"""The official models as text: their names, and which of them are in the cache."""
 
 import textwrap
 
@@ -7,7 +7,7 @@ from arniqa_jax.weights import official, torch_import, torch_names
 
 
 def describe() -> str:
-    """Return a table of the official models, with their licence and place below it."""
+    """Return a table of the official models, with cache directory and licence."""
     rows = [("name", "dataset", "images", "raw scores", "better", "in the cache")]
     for name, key in torch_import.OFFICIAL_REGRESSORS.items():
         dataset = catalogue.DATASETS[key]

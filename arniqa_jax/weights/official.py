@@ -1,4 +1,4 @@
-"""The weights that the authors of ARNIQA publish: downloaded once, converted and kept.
+"""The weights that the authors of ARNIQA publish, downloaded once and converted.
 
 They are release files of the official repository. Their licence is in
 `torch_names.OFFICIAL`.
@@ -19,7 +19,7 @@ from arniqa_jax.weights.download import Pin
 
 ENCODER = "ARNIQA.pth"
 ADDRESS = "https://github.com/miccunifi/ARNIQA/releases/download/weights"
-# Environment variable with another address, or with a folder, that holds the files.
+# Environment variable with another address, or with a folder that contains the files.
 MIRROR = "ARNIQA_JAX_WEIGHTS"
 # Size and SHA-256 of release files, as two independent public projects pin them. The
 # other regressors are pinned by their first download.
@@ -46,9 +46,9 @@ def fetch(name: str) -> pathlib.Path:
       name: a key of `torch_import.OFFICIAL_REGRESSORS`.
 
     Raises:
-      ArniqaError: the files cannot be downloaded; the message says what to fetch by
-        hand and where to put it.
-      CheckpointError: they are not the files that were published.
+      ArniqaError: the files cannot be downloaded; the message says which files to
+        download by hand and where to put them.
+      CheckpointError: the files differ from the published ones.
     """
     home = directory()
     model, files = home / "model", home / "files"
@@ -67,15 +67,14 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def directory() -> pathlib.Path:
-    """Return where the official weights are kept; it may not exist yet."""
+    """Return the directory of the official weights; it may not exist yet."""
     return cache.directory() / "official"
 
 
 def cache_state(name: str) -> str:
-    """Return what the cache has of a regressor: `converted`, `downloaded` or `nothing`.
+    """Return the state of a regressor: `converted`, `downloaded` or `nothing`.
 
-    A converted regressor is ready for use. The file of a downloaded one is there, and
-    the first use converts it.
+    A converted regressor is ready for use. The first use converts a downloaded one.
     """
     if _is_complete(directory() / "model", name):
         return "converted"
@@ -88,11 +87,11 @@ def _is_complete(model: pathlib.Path, name: str) -> bool:
 
 
 def _file(files: pathlib.Path, name: str) -> pathlib.Path:
-    """Return a published file: from the folder of the user, the cache or the network.
+    """Return a published file from the user's folder, the cache or the network.
 
     Args:
-      files: folder in the cache where downloads are kept; a user may put files there.
-      name: of the file.
+      files: folder in the cache where downloads are kept; users may put files there.
+      name: name of the file.
     """
     pin = PINS.get(name)
     mirror = os.environ.get(MIRROR) or ADDRESS
@@ -100,8 +99,8 @@ def _file(files: pathlib.Path, name: str) -> pathlib.Path:
         path = pathlib.Path(mirror).expanduser() / name
         if not path.is_file():
             raise errors.ArniqaError(
-                f"{path}: there is no such file. {MIRROR} is a folder, which has to "
-                f"hold {name}; fetch it from {ADDRESS}/{name}"
+                f"{path}: there is no such file. {MIRROR} is a folder, which must "
+                f"contain {name}; fetch it from {ADDRESS}/{name}"
             )
         download.check(path, pin)
         return path

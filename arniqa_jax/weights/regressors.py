@@ -1,7 +1,7 @@
-"""Regressors in the format of a model directory: `NAME.json` beside `NAME.npz`.
+"""Regressors in the format of a model directory: `NAME.json` with `NAME.npz`.
 
 A regressor maps the features of one encoder to the scores of one dataset. The JSON file
-holds the range and the direction of these scores. Nothing is pickled.
+contains the range and the direction of these scores. Nothing is pickled.
 """
 
 import dataclasses
@@ -24,16 +24,17 @@ class Regressor:
     """A linear map from features to scores.
 
     Attributes:
-      dataset: title of the dataset it was fitted on.
+      dataset: title of the dataset that it was fitted on.
       alpha: ridge penalty.
-      score_range: raw scores that become the public scores 0 and 1.
-      higher_is_better: False for DMOS; the public score is then 1 minus the scaled one.
+      score_range: the raw scores that map to the public scores 0 and 1.
+      higher_is_better: False for DMOS; the public score is then 1 minus the scaled
+        score.
       crops: `five` or `whole`.
       patch_size: side of a crop in pixels.
       encoder: fingerprint of the encoder that it was fitted on.
-      images: number of images it was fitted on.
+      images: number of images that it was fitted on.
       weights_D: float64 (D,).
-      intercept: added to the weighted features; together they are the raw score.
+      intercept: added to the weighted features; the sum is the raw score.
     """
 
     dataset: str

@@ -1,12 +1,12 @@
-"""An interpreter for the pickles in PyTorch files that builds plain data only.
+"""An interpreter for the pickles in PyTorch files that builds only plain data.
 
 A pickle is a program for a stack machine. This interpreter knows the instructions that
-build numbers, strings, tuples, lists, dictionaries and tensors. It imports nothing and
-calls nothing that a file names: names stay strings, and any other instruction or name
-is refused. The stream of instructions comes from `pickletools.genops`, which does not
-run them.
+build numbers, strings, tuples, lists, dictionaries and tensors. It never imports or
+calls what a file names: names stay strings, and any other instruction or name is
+rejected. `pickletools.genops` decodes the instructions without running them.
 
-Messages name types, never values: the text of deeply nested tuples has no end.
+Messages contain types, never values, because the text of deeply nested tuples would be
+endless.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ DTYPES = {
     "torch.ByteStorage": np.dtype("u1"),
     "torch.BoolStorage": np.dtype("?"),
 }
-_SCRIPT = "__torch__."  # module that TorchScript gives to the classes of a file
+_SCRIPT = "__torch__."  # prefix that TorchScript gives to the classes of a file
 _PUSHES = (
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
     *("BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
@@ -39,7 +39,7 @@ _MARK = object()
 
 
 class RefusedError(ValueError):
-    """The pickle asks for something that is no tensor and no container."""
+    """The pickle asks for an object that is neither a tensor nor a container."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Script:
 
 
 def parse(pickled: bytes) -> Any:
-    """Return what a pickle describes, made of plain data and the classes above.
+    """Return the content of a pickle, as plain data and the classes above.
 
     Raises:
       RefusedError: it asks for anything else; the message names it.
@@ -92,7 +92,7 @@ def parse(pickled: bytes) -> Any:
 
 
 class _Machine:
-    """Stack and memo; a method for each instruction that has no simpler rule."""
+    """Stack and memo, with a method for each instruction without a simpler rule."""
 
     def __init__(self):
         self._stack: list[Any] = []
@@ -176,7 +176,7 @@ class _Machine:
         if not isinstance(self._stack[-1], dict):
             raise RefusedError("items set in something that is not a dictionary")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            # Other keys could take forever to hash, such as deeply nested tuples.
+            # Hashing other keys, such as deeply nested tuples, could take forever.
             if not isinstance(key, str | int):
                 raise RefusedError(f"a dictionary key of type {type(key).__name__}")
             self._stack[-1][key] = value

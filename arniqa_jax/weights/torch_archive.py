@@ -1,13 +1,13 @@
-"""PyTorch's zip archives, read without PyTorch: state dicts and TorchScript modules.
+"""Read PyTorch's zip archives without PyTorch: state dicts and TorchScript modules.
 
-An archive holds `NAME/data.pkl`, which describes objects and tensors, and the values
+An archive contains `NAME/data.pkl`, which describes objects and tensors, and the values
 of the tensors in `NAME/data/KEY`. `torch.save` has written such archives since PyTorch
 1.6, `torch.jit.save` since 1.4.
 
-Files come from strangers. Nothing in them is run (see `tensor_pickle`), and each of
-these is refused: compressed, encrypted, duplicate or overlapping members, a wrong
-checksum, a tensor that reaches outside its storage, and tensors that take far more
-memory than the file has bytes.
+Files are not trusted. Nothing in them is executed (see `tensor_pickle`). These are
+rejected: compressed, encrypted, duplicate or overlapping members, a wrong checksum, a
+tensor that reaches outside its storage, and tensors that take far more memory than the
+file has bytes.
 """
 
 import math
@@ -23,18 +23,18 @@ from arniqa_jax import errors
 from arniqa_jax.weights import tensor_pickle
 from arniqa_jax.weights.tensor_pickle import Script, Storage, Tensor
 
-# Tensors may share and repeat values: so many times the size of the file, in bytes, or
-# a megabyte in a small file.
+# Tensors may share and repeat values. Together they may take this many times the size
+# of the file, or a megabyte if the file is small.
 _GROWTH = 4
 _SMALL = 1 << 20
 _LARGEST_PICKLE = 1 << 22
-# Under which some checkpoints keep their state dict, beside other things.
+# Keys under which some checkpoints keep their state dict, next to other data.
 _CONTAINERS = ("model", "state_dict")
-_MAX_DIMENSIONS = 32  # of NumPy's older versions
-# Of a member: size of its fixed header, and where in it the two lengths are of what
-# follows, the name and the extra field.
+_MAX_DIMENSIONS = 32  # the limit of older versions of NumPy
+# Size of the fixed header of a member, and the offset of two lengths in it: those of
+# the name and the extra field, which follow the header.
 _HEADER, _LENGTHS = 30, 26
-# How files begin that are often taken for an archive, and what they are.
+# First bytes of files that are often mistaken for an archive, and what they are.
 _OTHERS = (
     (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", "PyTorch's format before 1.6"),
     (b"\x80", "a pickle"),
@@ -61,12 +61,13 @@ _DAMAGE = (
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Return the tensors of a state dict or of a TorchScript module, by name.
 
-    A state dict may lie in a dictionary, under `model` or `state_dict`. The tensors of
-    a module are named by their fields, joined by dots.
+    A state dict may be in a dictionary, under `model` or `state_dict`. The tensors of a
+    module are named by their fields, joined by dots.
 
     Raises:
-      CheckpointError: it is missing, is no archive of PyTorch, is damaged, or holds
-        anything but tensors, numbers, strings and containers; the message names it.
+      CheckpointError: the file is missing, is not a PyTorch archive, is damaged, or
+        contains anything but tensors, numbers, strings and containers; the message
+        names it.
     """
     if not path.is_file():
         raise errors.CheckpointError(f"{path}: there is no such file")
@@ -98,13 +99,13 @@ def damaged(path: pathlib.Path, error: BaseException) -> errors.CheckpointError:
 
 
 def _printable(error: BaseException) -> str:
-    """Return the start of a message without what a file could smuggle into it."""
+    """Return the start of a message, without unprintable characters from the file."""
     text = "".join(c if c.isprintable() else " " for c in str(error)[:200])
     return " ".join(text.split()) or type(error).__name__
 
 
 def _check_format(path: pathlib.Path) -> None:
-    """Raise CheckpointError for a file that is no zip archive, and name what it is."""
+    """Raise CheckpointError if a file is not a zip archive, and say what it is."""
     with open(path, "rb") as file:
         start = file.read(512)
     if start.startswith(b"PK\x03\x04"):
@@ -148,11 +149,12 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _read(
     archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str
 ) -> bytes:
-    """Return the content of a member, whose checksum zipfile compares."""
+    """Return the content of a member; zipfile compares its checksum."""
     if name not in members:
         raise ValueError(f"it has no member {name}")
     info = members[name]
-    # TorchScript compresses its code, which is not read; PyTorch never compresses data.
+    # TorchScript compresses only its code, which is not read. PyTorch never compresses
+    # data.
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise ValueError(f"{info.filename} is compressed")
     if name == "data.pkl" and info.file_size > _LARGEST_PICKLE:
@@ -176,7 +178,7 @@ def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fields(module: Script) -> Iterator[tuple[str, Tensor]]:
-    # A module may hold itself: each is entered once.
+    # A module may contain itself, so each is entered once.
     entered, waiting = set(), [("", module)]
     while waiting:
         prefix, module = waiting.pop()
@@ -205,10 +207,10 @@ class _TensorReader:
         self._storages: dict[str, tuple[Storage, np.ndarray]] = {}
 
     def read(self, tensor: Tensor) -> np.ndarray:
-        """Return a tensor as an array of its own.
+        """Return a tensor as a separate array.
 
         Raises:
-          ValueError: it reaches outside its storage, or is too large.
+          ValueError: the tensor reaches outside its storage, or is too large.
         """
         storage, offset = tensor.storage, tensor.offset
         shape, stride = tensor.shape, tensor.stride

@@ -1,6 +1,6 @@
 """Files of tensors: PyTorch's (.pth) and safetensors, read without PyTorch.
 
-PyTorch is needed to write a .pth file only (extra `convert`).
+Only writing a .pth file needs PyTorch (extra `convert`).
 """
 
 import io
@@ -19,8 +19,8 @@ from arniqa_jax.weights import torch_archive
 
 SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
 
-# The format (github.com/huggingface/safetensors), little-endian: the length of the
-# header (uint64), the header (JSON: dtype, shape and place of each tensor), the data.
+# The format (github.com/huggingface/safetensors) is little-endian: the length of the
+# header (uint64), the header (JSON: dtype, shape and offsets of each tensor), the data.
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -35,7 +35,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Return the tensors of a file by name.
 
     Raises:
-      CheckpointError: it is missing, damaged, or holds more than tensors.
+      CheckpointError: the file is missing or damaged, or contains more than tensors.
     """
     if path.suffix != ".safetensors":
         return torch_archive.read(path)
@@ -50,7 +50,8 @@ def read_regressor(path: pathlib.Path) -> tuple[np.ndarray, float]:
     The official files are TorchScript modules with one linear layer.
 
     Raises:
-      CheckpointError: it is missing, damaged or no linear layer with one output.
+      CheckpointError: the file is missing or damaged, or is not a linear layer with one
+        output.
     """
     tensors = read_tensors(path).values()
     return _linear([tensor.astype(np.float64) for tensor in tensors], path)
@@ -59,8 +60,8 @@ def read_regressor(path: pathlib.Path) -> tuple[np.ndarray, float]:
 def _linear(tensors: list[np.ndarray], path: pathlib.Path) -> tuple[np.ndarray, float]:
     """Return weights (D,) and intercept of a linear layer with one output.
 
-    The intercept has one element in any shape: the official regressors are Ridges of
-    scikit-learn, and theirs has the shape ().
+    The intercept has one element and may have any shape: the official regressors come
+    from scikit-learn's Ridge, and their intercept has the shape ().
     """
     intercepts = [value for value in tensors if value.size == 1]
     weights = [value for value in tensors if value.size == max(value.shape, default=1)]
@@ -75,10 +76,10 @@ def _linear(tensors: list[np.ndarray], path: pathlib.Path) -> tuple[np.ndarray, 
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write tensors as .safetensors, or through PyTorch as .pth, by the suffix.
+    """Write tensors as .safetensors, or with PyTorch as .pth, by the suffix.
 
     Raises:
-      ArniqaError: the suffix is that of PyTorch, which is not installed.
+      ArniqaError: the suffix is PyTorch's, and PyTorch is not installed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
@@ -86,7 +87,7 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
         return
     torch = _import_torch(path)
     buffer = io.BytesIO()
-    # Arrays that come from JAX are read-only, which PyTorch warns about: copy them.
+    # Arrays from JAX are read-only, and PyTorch warns about them, so they are copied.
     torch.save({k: torch.from_numpy(v.copy()) for k, v in tensors.items()}, buffer)
     write_atomically(path, buffer.getvalue())
 

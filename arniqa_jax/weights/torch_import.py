@@ -96,7 +96,7 @@ def read_regressor(path: pathlib.Path, name: str, encoder: Encoder) -> Regressor
     """Return an official regressor for an encoder.
 
     Raises:
-      CheckpointError: it is damaged, or its features have another width.
+      CheckpointError: the file is damaged, or its features have another width.
     """
     weights_D, intercept = torch_files.read_regressor(path)
     width = 2 * encoder.feature_dim
@@ -108,7 +108,7 @@ def read_regressor(path: pathlib.Path, name: str, encoder: Encoder) -> Regressor
     dataset = catalogue.DATASETS[OFFICIAL_REGRESSORS[name]]
     return Regressor(
         dataset=dataset.title,
-        alpha=None,  # the file does not hold it
+        alpha=None,  # the file does not contain it
         score_range=dataset.score_range,
         higher_is_better=dataset.higher_is_better,
         crops="five",

@@ -1,4 +1,4 @@
-"""Layouts of ResNet weights in PyTorch, and where their tensors lie in our variables.
+"""Layouts of ResNet weights in PyTorch, and the mapping to our variables.
 
 Five layouts are read, and the official one is written. PyTorch stores a convolution as
 OIHW and a linear layer as (out, in); our variables have HWIO and (in, out). The bits of
@@ -69,7 +69,7 @@ LAYOUTS = (
         title="CONTRIQUE",
         encoder="encoder.",
         children=True,
-        ignored=("projector.",),  # it has BatchNorm after both layers, ours has not
+        ignored=("projector.",),  # unlike ours, it has BatchNorm after both layers
         imagenet_input=False,
     ),
     Layout(
@@ -98,7 +98,7 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# PyTorch counts the updates of the batch statistics; the count has no use here.
+# PyTorch counts the updates of the batch statistics. The count is not used here.
 _COUNTER = "num_batches_tracked"
 
 
@@ -226,7 +226,7 @@ def _find_module(
 
 
 def _find_arch(tensors: Mapping[str, np.ndarray], layout: Layout) -> str:
-    """Return the architecture that has most in common with the blocks found."""
+    """Return the architecture that is closest to the blocks found."""
     blocks = {
         tuple(key.removeprefix(layout.encoder).split(".")[:2])
         for key in tensors
