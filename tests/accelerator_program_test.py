@@ -1,4 +1,4 @@
-"""The step as a TPU gets it: what it costs there, and none of the forms for XLA:CPU.
+"""The step compiled for a TPU: its cost, and the absence of the forms for XLA:CPU.
 
 The compiler for TPUs is in `libtpu`, which `.ci/run` installs. Where it is missing, the
 test that needs it is skipped.
@@ -54,7 +54,7 @@ def _lowered(platform: str) -> jax.stages.Lowered:
 
 
 def _marked(function):
-    """Return the function with a tangent after it, which nothing else computes."""
+    """Return the function followed by tan, which marks its result in the program."""
 
     def with_mark(*arguments):
         return jax.tree.map(jnp.tan, function(*arguments))

@@ -1,7 +1,7 @@
-"""The readers of `benchmarks/accelerators.py`, on text, and its bad input.
+"""The parsers of `benchmarks/accelerators.py` on recorded text, and wrong input.
 
-The snippets are as libtpu 0.0.42 and the CUDA plugin of JAX 0.10.2 write them, cut to
-what is read.
+The snippets come from libtpu 0.0.42 and the CUDA plugin of JAX 0.10.2, shortened to
+what the parsers read.
 """
 
 import pathlib
@@ -24,8 +24,8 @@ from configs import pretrain
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHIP = targets.CHIPS["v5e"]
-# A loop of 5 turns, one whose trips are data, a conditional, a fusion that reads a
-# slice and one that changes a slice in place.
+# A loop of 5 iterations, a loop whose trip count is data, a conditional, a fusion that
+# reads a slice and one that changes a slice in place.
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true
 

@@ -1,4 +1,4 @@
-"""What may import what, and habits of the code; the sources are read, not run."""
+"""Allowed imports and habits of the code; the sources are parsed, not run."""
 
 import ast
 import graphlib

@@ -1,4 +1,4 @@
-"""The nine datasets from miniature copies of their owners' layouts, and one's own."""
+"""The nine datasets from miniature copies of their owners' layouts, and custom ones."""
 
 import dataclasses
 import shutil
@@ -318,7 +318,7 @@ def test_table_of_ones_own_with_split_and_reference(tmp_path):
     ],
 )
 def test_real_tables_and_official_splits(shared_data, tmp_path, name, table):
-    """All rows of the real unified tables, on images that are there in name only."""
+    """All rows of the real unified tables, on empty files with the images' names."""
     known = catalogue.DATASETS[name]
     folder = tmp_path / known.title
     for line in (shared_data / "labels" / f"{table}.txt").read_text().splitlines()[1:]:

@@ -41,7 +41,7 @@ ROWS = {
     "linear_contrast_change": ("sharpness_contrast", (0, 0.15, -0.4, 0.3, -0.6)),
     "non_linear_contrast_change": ("sharpness_contrast", (0.4, 0.3, 0.2, 0.1, 0.05)),
 }
-# Those that are flat almost everywhere, or whose number of steps is dynamic.
+# Distortions that are flat almost everywhere, or whose number of steps is dynamic.
 WITHOUT_GRADIENT = {
     *("color_diffusion", "color_saturation_2", "jpeg2000", "jpeg", "quantization"),
     *("non_eccentricity_patch", "color_block"),
@@ -60,7 +60,7 @@ def _photographs() -> np.ndarray:
 
 
 def _small() -> np.ndarray:
-    """A smooth and a noisy image, not square: float32 (2, 56, 48, 3)."""
+    """Return a smooth and a noisy image, not square: float32 (2, 56, 48, 3)."""
     photo = data.astronaut()[40:96, 180:228].astype(np.float32) / 255
     noise = np.random.default_rng(0).random(photo.shape, np.float32)
     return np.stack([photo, noise])

@@ -1,4 +1,4 @@
-"""How chains are drawn, and that a batch of them runs as each would alone."""
+"""Chains: their distribution, and a batch gives the same as each sample alone."""
 
 import functools
 import itertools
@@ -49,7 +49,7 @@ def _assert_distributed(counts, probabilities):
     counts = np.asarray(counts).ravel()
     expected = np.asarray(probabilities, float).ravel()
     expected = expected / expected.sum() * counts.sum()
-    # One in a million: a right implementation with these fixed keys stays far above.
+    # With these fixed keys, a correct implementation stays far above this p-value.
     assert stats.chisquare(counts, expected).pvalue > 1e-6
 
 

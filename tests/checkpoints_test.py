@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is called the best, and what damage looks like."""
+"""Checkpoints: which are kept, which is the best, and the errors of damaged ones."""
 
 import errno
 import os

@@ -152,7 +152,7 @@ def test_jpeg2000_at_an_odd_size():
         quality.append(psnr(ours, image))
         theirs = through_jpeg2000(image, ratio)
         assert abs(quality[-1] - psnr(theirs, image)) <= 0.75
-    assert np.all(np.diff(quality) < -0.5)  # it spends what it may
+    assert np.all(np.diff(quality) < -0.5)  # a larger budget is used
     # With a budget for all passes the codec is lossless; flat images need little.
     output = jitted_jpeg2000(to_float(image), np.float32(1))
     np.testing.assert_array_equal(to_bytes(output), image)

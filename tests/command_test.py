@@ -1,4 +1,4 @@
-"""How commands start and end: codes, one line for an error, help without JAX."""
+"""Commands: exit codes, one line for an error, help without importing JAX."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ import arniqa_jax
 from arniqa_jax import command, errors
 
 _PACKAGE = pathlib.Path(command.__file__).parent
-# Every module that ends as a command does.
+# Every module that can be run as a command.
 COMMANDS = sorted(
     ".".join(path.relative_to(_PACKAGE).with_suffix("").parts)
     for path in _PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""The configs: small deltas of one locked tree, every field of which is read."""
+"""The configs: small changes to one locked tree, and every field is read."""
 
 import importlib
 import pathlib

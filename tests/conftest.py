@@ -1,11 +1,11 @@
-"""Strict JAX for every test: several devices, no silent broadcasting, one cache."""
+"""Strict JAX for every test: several devices, no implicit broadcasting, one cache."""
 
 import os
 import pathlib
 import signal
 
-# Before JAX is imported, and inherited by the commands that tests start: the CPU, and
-# one compilation cache for all of the suite's runs; the user's own cache is left alone.
+# These variables must be set before JAX is imported. Commands that tests start inherit
+# them. All runs of the suite share one compilation cache, which is not the user's.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parents[1] / ".jax_cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["XDG_CACHE_HOME"])
@@ -19,8 +19,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
-# A suite that a shell started in the background ignores Ctrl-C, and so would all that
-# the tests start.
+# If a shell starts the suite in the background, the suite ignores Ctrl-C, and so would
+# every command that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # grain's worker processes read absl flags, which only `app.run` parses.
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Frees the compiled programs of a module: together they take gigabytes."""
+    """Free the compiled programs of a module: together they take gigabytes."""
     yield
     jax.clear_caches()
 

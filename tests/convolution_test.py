@@ -1,4 +1,4 @@
-"""The layers in their fast forms, against the plain ones: values, gradients, start."""
+"""The fast forms of the layers against the plain ones: values, gradients, init."""
 
 import jax
 import jax.numpy as jnp

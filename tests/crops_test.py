@@ -1,4 +1,4 @@
-"""The crops lie where the method puts them, with zeros outside the image."""
+"""Crops have the positions that the method defines, and zeros outside the image."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from arniqa_jax.inference import preprocessing
 
 
 def _image(height, width):
-    """Every pixel tells its row and column; none is zero."""
+    """Return an image whose pixels encode their row and column; none is zero."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows + 1, columns + 1, np.full_like(rows, 200)], axis=-1).astype(
         np.uint8

@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and give what they say."""
+"""The examples in docstrings run, and give the results that they show."""
 
 import doctest
 import importlib
@@ -23,7 +23,7 @@ def _modules_with_examples() -> list[str]:
 
 @pytest.mark.parametrize("name", _modules_with_examples())
 def test_examples(name, tmp_path, monkeypatch):
-    # What the examples call MODEL and photo.jpg.
+    # The examples use the files MODEL and photo.jpg.
     small_model.write(tmp_path / "MODEL", "live")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")

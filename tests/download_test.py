@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that does not always do as it should."""
+"""Downloads from a server on this machine that fails in several ways."""
 
 import contextlib
 import hashlib

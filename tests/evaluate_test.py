@@ -133,7 +133,7 @@ def test_second_evaluation_takes_features_from_the_cache(run, written, tmp_path)
 
 
 def test_own_table(run, tmp_path):
-    """Fitting a regressor on one's own images and scores, as the README shows."""
+    """Fit a regressor on custom images and scores, as the README shows."""
     painter = miniature._Painter(7)
     rows = []
     for i in range(20):

@@ -1,4 +1,4 @@
-"""The exported program, run in a process that knows nothing of this package."""
+"""The exported program, run in a process that does not import this package."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Extraction of features: order, cache, resumption, devices, bad images."""
+"""Extraction of features: order, cache, resuming, devices, unreadable images."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def extractor(tmp_path):
 
 
 def _expected(encoder, images):
-    """The plain computation: crop by crop, full scale beside half scale."""
+    """Return the features by the definition: crop by crop, full then half scale."""
     rows = []
     for i in range(len(images)):
         crops = preprocessing.evaluation_crops(images[i], encoder.patch_size)

@@ -1,4 +1,4 @@
-"""Constant scores and tiny test parts: undefined is shown as undefined."""
+"""Constant scores and tiny test parts: undefined statistics are shown as such."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""One rule for links, hidden files and order, in everything that reads a folder."""
+"""All readers of folders follow one rule for links, hidden files and order."""
 
 import io
 import os

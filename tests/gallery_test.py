@@ -1,4 +1,4 @@
-"""The pictures of the distortions, and how the command fails."""
+"""The pictures of the distortions, and the errors of the command."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Decoding: every mode becomes RGB, and every kind of damage has its reason."""
+"""Decoding: every mode becomes RGB, and every kind of damage gives a reason."""
 
 import concurrent.futures
 import io

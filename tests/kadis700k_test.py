@@ -1,4 +1,4 @@
-"""KADIS-700k in miniature: written by the command, read by both sources."""
+"""A miniature KADIS-700k, written by the command and read by both sources."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
-"""The launch scripts: dry runs, what they make of exit codes, and two real processes.
+"""The launch scripts: dry runs, reactions to exit codes, and two real processes.
 
-The programs that they call (gcloud, srun, Python) are stood in for by scripts that
-write down how they were called and end as they are told.
+Scripts replace the programs that they call (gcloud, srun, Python). These scripts
+record their arguments and exit with a given code.
 """
 
 import os
@@ -59,7 +59,7 @@ def stand_ins(tmp_path, monkeypatch):
 
 
 def _calls(stand_ins) -> list[list[str]]:
-    """The calls so far that are more than a question."""
+    """Return the calls so far that change something."""
     path = stand_ins / "calls"
     calls = path.read_text().splitlines() if path.exists() else []
     return [
@@ -80,7 +80,7 @@ def _launch(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def _fields_of(words: list[str]) -> dict[str, object]:
-    """What main's own parser makes of the command, and raises for what it has not."""
+    """Parse the command with main's own flags; an unknown flag raises an error."""
     values = runpy.run_path(main.__file__)["FLAGS"]  # untouched ones
     start = words.index("arniqa_jax.main")
     assert words[start - 1] == "-m"
@@ -167,14 +167,14 @@ def test_local_ends_with_its_processes(stand_ins, number, code):
 
 
 def _waiting(stand_ins) -> list[str]:
-    """The two processes, once both are there."""
+    """Return the two processes, or an empty list until both have started."""
     path = stand_ins / "waiting"
     processes = path.read_text().split() if path.exists() else []
     return processes if len(processes) == 2 else []
 
 
 def _wait_for(condition):
-    """What it returns once it is true; far longer than that should need."""
+    """Return the function's first true value; the time limit is generous."""
     for _ in range(600):
         value = condition()
         if value:

@@ -1,4 +1,4 @@
-"""The record of a run survives kills: cut back, never doubled, a torn line dropped."""
+"""The record of a run survives kills: truncated, never doubled, no incomplete line."""
 
 import json
 

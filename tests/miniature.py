@@ -1,9 +1,9 @@
 """Miniature copies of the labelled datasets in their owners' layouts, and an encoder.
 
 Quirks of the originals are kept: mixed letter case, spaces and parentheses, the same
-file name in several folders, training images that are no part of a dataset. Images are
-noise of an amplitude that the scores follow, so that an encoder of pixel statistics
-predicts them in part.
+file name in several folders, training images that do not belong to a dataset. Images
+are noise whose amplitude determines the score, so that an encoder of pixel statistics
+predicts the scores in part.
 """
 
 import csv
@@ -83,7 +83,7 @@ def write_all(root: pathlib.Path) -> dict[str, int]:
 
 
 def use_counts(monkeypatch, counts: dict[str, int]) -> None:
-    """Makes the numbers of the miniatures the published ones."""
+    """Set the published numbers of images to those of the miniatures."""
     for name, count in counts.items():
         known = dataclasses.replace(catalogue.DATASETS[name], images=count)
         monkeypatch.setitem(catalogue.DATASETS, name, known)

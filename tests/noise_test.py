@@ -99,7 +99,7 @@ def test_bits_are_uniform_and_independent():
         assert stats.chisquare(counts).pvalue > 1e-6
     pairs = (words[:-1] >> 28) * 16 + (words[1:] >> 28)
     assert stats.chisquare(np.bincount(pairs, minlength=256)).pvalue > 1e-6
-    # Another key, another stream; each bit of one says nothing of the other's.
+    # Another key gives another stream, whose bits are independent of the first one's.
     other = np.asarray(randomness.bits(jax.random.key(6), (1 << 16,)))
     together = np.bincount((words >> 28) * 16 + (other >> 28), minlength=256)
     assert stats.chisquare(together).pvalue > 1e-6

@@ -1,4 +1,4 @@
-"""`load("kadid10k")`: what is to be fetched by hand, and what is kept."""
+"""`load("kadid10k")`: the files it downloads, converts and caches."""
 
 import functools
 import http.server

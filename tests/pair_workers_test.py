@@ -1,4 +1,4 @@
-"""The workers that make pairs: their deaths, that of their parent, and signals."""
+"""The workers that load pairs: their death, their parent's death, and signals."""
 
 import multiprocessing
 import os

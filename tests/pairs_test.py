@@ -1,4 +1,4 @@
-"""What a batch of pairs holds, and that nothing but seed and step decides it."""
+"""The content of a batch of pairs, which depends only on the seed and the step."""
 
 import multiprocessing
 

@@ -1,4 +1,4 @@
-"""Paths of buckets are refused wherever only local paths work."""
+"""Paths of buckets are rejected wherever only local paths work."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The sources of photographs: what they find, in which order, and what they refuse."""
+"""The sources of photographs: what they find, in which order, and their errors."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""What scoring sees of a file: profiles, deep gray, transparency, other formats."""
+"""Decoding for scores: colour profiles, deep gray, transparency, other formats."""
 
 import io
 

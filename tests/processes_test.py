@@ -1,4 +1,4 @@
-"""A run of several real processes, which meet on 127.0.0.1 and share a workdir.
+"""A run of several real processes, which connect on 127.0.0.1 and share a workdir.
 
 Four devices in all, in one process or in two; the tiny encoder on the built-in
 photographs. What one process does alone is tested in train_test; two that end together
@@ -52,7 +52,7 @@ _GREETING = re.compile(
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory) -> dict[str, str]:
-    """The fields that name a labelled dataset which is evaluated in no time."""
+    """Return the fields for a labelled dataset that is evaluated quickly."""
     root = tmp_path_factory.mktemp("labelled")
     soak.write_scored(root / "scored")
     return {"evaluation.datasets": f"csv:{root}/scored"}
@@ -111,7 +111,7 @@ def _record(path) -> dict[str, np.ndarray]:
 
 
 def _assert_same_run(path, expected) -> None:
-    """The same steps, losses and variables but for the order of float32 sums."""
+    """Assert the same steps, losses and variables, up to the order of float32 sums."""
     record, wanted = _record(path), _record(expected)
     np.testing.assert_array_equal(record["step"], np.arange(_STEPS) + 1)
     np.testing.assert_array_equal(record["bad_photos"], wanted["bad_photos"])

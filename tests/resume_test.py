@@ -1,4 +1,4 @@
-"""What may differ between two starts of a run, and what is said about it."""
+"""Differences that are allowed between two starts of a run, and the messages."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ _GOLDEN = pathlib.Path(__file__).with_name("golden")
 
 
 class _Photographs:
-    """A source of names alone."""
+    """A source that has only names."""
 
     def __init__(self, *names):
         self._names = names

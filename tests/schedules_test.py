@@ -1,4 +1,4 @@
-"""Learning rates at the steps that matter, and SGD against PyTorch's rule by hand."""
+"""Learning rates at important steps, and SGD against PyTorch's rule in NumPy."""
 
 import jax.numpy as jnp
 import numpy as np

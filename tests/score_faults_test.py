@@ -1,4 +1,4 @@
-"""Whatever happens to one image is its own error; a table is continued, not mixed."""
+"""A fault of one image is its own error; a table is continued by one model only."""
 
 import dataclasses
 import json

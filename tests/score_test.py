@@ -1,4 +1,4 @@
-"""The score command: unusual and bad images, tables, going on after an end."""
+"""The score command: unusual and unreadable images, tables, resuming."""
 
 import functools
 import io

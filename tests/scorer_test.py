@@ -1,4 +1,4 @@
-"""The Python API: what is scored, that it is the plain computation, its gradient."""
+"""The Python API: accepted images, scores against the definition, the gradient."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Whether and how the processes of a run are started; without starting any.
+"""How the processes of a run are connected, without starting any.
 
 Runs of several real processes are in processes_test.
 """

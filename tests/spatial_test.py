@@ -1,4 +1,4 @@
-"""Where the definition differs from the official code, and pixel positions."""
+"""Spatial distortions: pixel positions, and differences from the official code."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""What guards the step's speed: its programs, read and counted, and its transfers.
+"""Guards of the step's speed: its lowered programs, and its transfers.
 
-The programs are lowered from shapes, not compiled: a test depends on no time. FLOPs are
+The programs are lowered from shapes, not compiled. No test depends on time. FLOPs are
 recorded for the JAX version of constraints.txt.
 """
 
@@ -71,7 +71,7 @@ def test_every_config_has_its_program_recorded():
 
 @pytest.mark.parametrize("name", _FLOPS)
 def test_the_program_of_a_config(name):
-    """One trace; the state is donated; no talk with the host; no more FLOPs."""
+    """One trace; the state is donated; no transfers to the host; no more FLOPs."""
     step, arguments = _make_step(_config(name))
     traced = step.trace(*arguments)
     assert step.trace(*arguments).jaxpr is traced.jaxpr  # the first one, kept

@@ -1,4 +1,4 @@
-"""What can go wrong around a run: a line that says so, and the last checkpoint kept.
+"""Faults around a run: each prints one line and keeps the last checkpoint.
 
 Kills are in train_test, soak_test and processes_test; the lock is in workdir_test.
 """
@@ -101,7 +101,7 @@ def test_a_full_disk(stopped):
     assert "could not be written" in line and "File too large" in line
     assert "resumes at step 4" in line
     assert _values(stopped, 4) == before
-    # Once there is room, the same command goes on.
+    # Once there is space, the same command resumes.
     code, err = _run(stopped, "step:7:SIGTERM")
     assert code == 75, err
     assert "resuming at step 4" in err

@@ -1,4 +1,4 @@
-"""PyTorch's archives read without PyTorch: what they hold, and hostile ones."""
+"""PyTorch's archives read without PyTorch: their content, and malicious files."""
 
 import io
 import pickle

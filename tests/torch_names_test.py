@@ -1,4 +1,4 @@
-"""Weights of PyTorch: every tensor lands where it belongs, and comes back as it was."""
+"""PyTorch's weights: every tensor is mapped correctly, and back unchanged."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""PyTorch's own files, both ways; with the extra `convert` only."""
+"""PyTorch's own files, read and written; needs the extra `convert`."""
 
 import hashlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""The step: what a pair shares, that devices and chunks change nothing, what it costs.
+"""The step: what a pair shares, independence of devices and chunks, and its cost.
 
 Everything runs with the tiny encoder at 64 pixels, so that the chains compile once for
 one device and once for eight.
@@ -40,7 +40,7 @@ def _batch(step: int) -> dict[str, np.ndarray]:
         "images": images,
         "seed": rng.integers(2**32, size=_PAIRS, dtype=np.uint32),
         "skipped": np.full((_PAIRS, 2), step, np.int32),
-        # One of the pairs brings the wish to stop.
+        # One of the pairs contains the request to stop.
         "stop": np.where(np.arange(_PAIRS) == 5, 75 * (step == 3), 0).astype(np.int32),
     }
 

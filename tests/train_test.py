@@ -1,4 +1,4 @@
-"""The main command as users run it: whole runs, in processes of their own.
+"""The main command as users run it: whole runs, in separate processes.
 
 Everything is the tiny encoder on the built-in photographs, in crops of 64 pixels and
 batches of four pairs; the compilation cache of the suite serves all of these runs.

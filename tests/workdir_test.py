@@ -1,4 +1,4 @@
-"""The directory of a run: its config, its lock, and files that are whole or absent."""
+"""The directory of a run: its config, its lock, and atomic writes."""
 
 import errno
 import json
