@@ -1,9 +1,9 @@
 """Train, validation and test parts of a labelled dataset.
 
-The official splits come as `train.npy`, `val.npy`, `test.npy` of (splits, n) indices
-into the rows of the label file, padded with -1. Where they are missing, splits are
-drawn by reference content from a seed: distorted versions of one photograph never lie
-on both sides.
+The official splits are the files `train.npy`, `val.npy` and `test.npy` of (splits, n)
+indices into the rows of the label file, padded with -1. If they are missing, splits are
+drawn by reference content from a seed, so that distorted versions of one photograph are
+always in the same part.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Split:
 
 
 def find_official(folder: pathlib.Path) -> pathlib.Path | None:
-    """The `splits` folder of a dataset, in any letter case, if it is there."""
+    """Return the `splits` folder of a dataset, in any letter case, or None."""
     for candidate in folder.iterdir():
         if candidate.is_dir() and candidate.name.lower() == "splits":
             return candidate
@@ -40,16 +40,16 @@ def find_official(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def read_official(folder: pathlib.Path, contents: Sequence[str]) -> tuple[Split, ...]:
-    """Reads and validates the three split files in `folder`.
+    """Return the splits in the three split files in `folder`, after validation.
 
     Args:
-      folder: holds `train.npy`, `val.npy` and `test.npy`.
+      folder: contains `train.npy`, `val.npy` and `test.npy`.
       contents: the reference content of every row of the label file.
 
     Raises:
-      DatasetError: a file is missing or not an integer array; the numbers of splits
-        differ; an index out of range, twice in a split, or of a content that another
-        part has too. The message names the first such index.
+      DatasetError: a file is missing or is not an integer array; the numbers of splits
+        differ; an index is out of range, occurs twice in a split, or has a content that
+        is also in another part. The message names the first such index.
     """
     arrays = {}
     for part, file in _OFFICIAL_FILES.items():
@@ -111,10 +111,10 @@ def _validate(folder, number: int, split: Split, contents: Sequence[str]) -> Non
 
 
 def draw(contents: Sequence[str], seed: int, *, count: int = 10) -> tuple[Split, ...]:
-    """Draws `count` splits, 70/10/20 by content.
+    """Return `count` random splits, 70/10/20 by content.
 
     Raises:
-      DatasetError: fewer than three contents.
+      DatasetError: there are fewer than three contents.
     """
     unique, content_of_image = np.unique(np.asarray(contents), return_inverse=True)
     if len(unique) < 3:
@@ -144,10 +144,10 @@ def draw(contents: Sequence[str], seed: int, *, count: int = 10) -> tuple[Split,
 
 
 def from_parts(parts: Sequence[str], seed: int) -> Split:
-    """The one split that a dataset prescribes by naming the part of each image.
+    """Return the one split of a dataset that names the part of each image.
 
-    Where no image is in the validation part, the last tenth of the training part in an
-    order drawn from `seed` is taken for it.
+    If no image is in the validation part, the last tenth of the training part, in an
+    order drawn from `seed`, becomes the validation part.
 
     Raises:
       DatasetError: the training or test part is empty.
@@ -165,11 +165,11 @@ def from_parts(parts: Sequence[str], seed: int) -> Split:
 
 
 def restrict(split: Split, new_index: np.ndarray) -> Split:
-    """Follows rows that were dropped or moved.
+    """Return a split after rows were dropped or moved.
 
     Args:
       split: indices into the label file.
-      new_index: for each row of the label file its new index, or -1 if it is gone.
+      new_index: the new index of each row of the label file, or -1 if it was dropped.
     """
     moved = {part: new_index[indices] for part, indices in split.parts().items()}
     return Split(**{part: indices[indices >= 0] for part, indices in moved.items()})
@@ -185,22 +185,22 @@ def attach(
     seed: int,
     owners_order: bool = True,
 ) -> tuple[tuple[Split, ...], str]:
-    """The splits of a dataset: prescribed, from official files, or drawn.
+    """Return the splits of a dataset: prescribed, from official files, or drawn.
 
     Args:
-      title: of the dataset, for messages.
-      folder: of the dataset; official files lie in its folder `splits`.
+      title: title of the dataset, for messages.
+      folder: folder of the dataset; official files are in its folder `splits`.
       part_of_rows: the part that the label file prescribes for each row, or empty.
       contents_of_rows: the content of each row.
-      new_index: the index of each row in the dataset, -1 where it was left out.
-      seed: of what has to be drawn.
+      new_index: the index of each row in the dataset, -1 if it was left out.
+      seed: seed of drawn splits.
       owners_order: whether the rows are in the order that official files refer to.
 
     Returns:
-      The splits, as indices into the dataset, and a few words on where they come from.
+      The splits, as indices into the dataset, and a short text on their origin.
 
     Raises:
-      DatasetError: an invalid split file, or a part of which no image is left.
+      DatasetError: a split file is invalid, or no image of a part is left.
     """
     official = find_official(folder)
     if any(part_of_rows):
@@ -213,7 +213,7 @@ def attach(
         if official is not None:
             logging.warning(
                 "%s: the split files are not used: they refer to the order of the "
-                "owner's label file, which is not there",
+                "owner's label file, which is missing",
                 title,
             )
         origin = f"drawn by seed {seed}"
@@ -225,6 +225,6 @@ def attach(
         for part, indices in split.parts().items():
             if not len(indices):
                 raise errors.DatasetError(
-                    f"{title}: no image of the {part} part of split {number} is there"
+                    f"{title}: no image of the {part} part of split {number} exists"
                 )
     return restricted, origin

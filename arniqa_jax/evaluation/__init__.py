@@ -1,7 +1,6 @@
 """From features to SRCC tables: ridge regression, protocol and reports.
 
-The names below are imported when they are first used, so that importing the package
-does not load JAX.
+The imports below are lazy, so that importing the package does not load JAX.
 """
 
 import importlib

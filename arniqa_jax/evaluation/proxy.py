@@ -1,11 +1,11 @@
-"""The built-in proxy: a labelled dataset made from photographs that ship along.
+"""The built-in proxy: a labelled dataset made from the built-in photographs.
 
 Seven photographs x 24 distortions x 5 levels = 840 images of 256 x 256 pixels, scored
-by SSIM to the original. It stands in for human opinions where no dataset is at hand,
-which is why it is called a proxy wherever it is printed: SSIM is no opinion. Its one
-split is by content, `photos.BUILTIN`'s roles: the regressor is fitted on the contents
-that pre-training may see, penalty and checkpoint are chosen on one content, and the
-figures are those of two contents that neither has seen.
+by SSIM to the original. The proxy replaces human opinions if no labelled dataset is
+available. It is called a proxy wherever it is printed, because SSIM is not an opinion.
+It has one split by content, given by the roles in `photos.BUILTIN`. The regressor is
+fitted on the contents that pre-training may see. Penalty and checkpoint are chosen on
+one content. The figures are those of two contents that neither has seen.
 """
 
 import dataclasses
@@ -24,8 +24,9 @@ from arniqa_jax.data.photos import BUILTIN, builtin_photo
 from arniqa_jax.datasets.labelled import PROXY, Benchmark
 from arniqa_jax.datasets.splits import from_parts
 
-# Larger than the crops of the paper, so that the five differ a little; small enough for
-# the whole set to be made in a minute and embedded in seconds by a small encoder.
+# The size is larger than the crops of the paper, so that the five crops differ a
+# little. It is small enough that the whole set is made in a minute, and that a small
+# encoder embeds it in seconds.
 SIZE = 256
 _SEED = 27
 _IMAGES, _SCORES = "images.npy", "scores.npy"
@@ -50,7 +51,7 @@ class StoredImages:
 
 
 def open_proxy(cache_dir: pathlib.Path) -> Benchmark:
-    """Opens the proxy; makes it the first time, in `cache_dir`."""
+    """Return the proxy; the first call makes it in `cache_dir`."""
     contents = {name: _square(builtin_photo(name)) for name in BUILTIN}
     digest = _digest(contents)
     directory = pathlib.Path(cache_dir) / f"proxy-{digest[:16]}"
@@ -98,7 +99,7 @@ class _Originals:
 
 
 def _square(photo: np.ndarray) -> np.ndarray:
-    """The largest centred square, at SIZE pixels."""
+    """Return the largest centred square, resized to SIZE pixels."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -107,7 +108,7 @@ def _square(photo: np.ndarray) -> np.ndarray:
 
 
 def _digest(contents: dict[str, np.ndarray]) -> str:
-    """Changes with a pixel, a level, or a line of the degradation engine."""
+    """Return a digest of all pixels, levels, roles and the code of the degradations."""
     digest = hashlib.sha256(f"{SIZE} {_SEED}".encode())
     for name, image in contents.items():
         digest.update(f"{name} {BUILTIN[name].role}".encode() + image.tobytes())
@@ -117,9 +118,9 @@ def _digest(contents: dict[str, np.ndarray]) -> str:
 
 
 def _ssim_window():
-    """dm_pix's Gaussian window (11 pixels, sigma 1.5) as two matrix products.
+    """Return dm_pix's Gaussian window (11 pixels, sigma 1.5) as two matrix products.
 
-    Its own convolution takes a second for seven images, a hundred times as long.
+    dm_pix's own convolution takes a second for seven images, a hundred times as long.
     """
     import jax
     import jax.numpy as jnp
@@ -162,7 +163,7 @@ def _make(contents: dict[str, np.ndarray], directory: pathlib.Path) -> None:
     try:
         aside.rename(directory)
     except OSError:
-        # Another process made the same set in the meantime.
+        # Another process has made the same set in the meantime.
         if not directory.is_dir():
             raise
         shutil.rmtree(aside)

@@ -1,4 +1,4 @@
-"""Where the tables of an evaluation go: the terminal, and a directory of files."""
+"""Output of an evaluation: tables for the terminal, and a directory of files."""
 
 import itertools
 import pathlib
@@ -12,21 +12,27 @@ from arniqa_jax.storage.files import write_atomically
 
 
 def terminal_table(evaluated: Results) -> str:
-    """The main table and, for several datasets, the cross-dataset one; 80 columns."""
+    """Return the main table and, for several datasets, the cross-dataset table.
+
+    The text is at most 80 columns wide.
+    """
     shown = [tables.within(evaluated), tables.cross(evaluated)]
     return "\n\n".join(rendering.to_text(table) for table in shown if table is not None)
 
 
 def side_by_side(a: Results, b: Results) -> str:
-    """Encoder B beside encoder A, with what is more than chance; 80 columns."""
+    """Return a table of encoder B next to encoder A, with the significant differences.
+
+    The text is at most 80 columns wide.
+    """
     return rendering.to_text(tables.comparison(a, b, comparison.compare(a, b)))
 
 
 def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
-    """A directory for these results that no other results are in.
+    """Return a directory for these results, without the results of another evaluation.
 
-    `PARENT/STEP_or_NAME`, with a number where a different evaluation lies there; the
-    same one (encoder, datasets, protocol) is written again.
+    It is `PARENT/STEP_or_NAME`. A number follows if a different evaluation is there.
+    The same evaluation (encoder, datasets, protocol) is overwritten.
     """
     name = short_name(evaluated)
     name += "-full-reference" if evaluated.full_reference else ""
@@ -40,7 +46,7 @@ def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
 
 
 def short_name(evaluated: Results) -> str:
-    """The step or the name of the encoder, fit for a file name."""
+    """Return the step or the name of the encoder, safe for a file name."""
     name = evaluated.encoder.removeprefix("step ")
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
@@ -54,12 +60,12 @@ def _identity(evaluated: Results) -> tuple:
 def write(
     evaluated: Results, directory: pathlib.Path, config: dict[str, Any] | None = None
 ) -> None:
-    """Writes the tables and the regressors.
+    """Write the tables and the regressors.
 
     Args:
-      evaluated: what was found.
-      directory: made where missing: `results.json`, `predictions.npz`, `results.md`,
-        `results.tex`, one `.csv` per table, and `regressors/`.
+      evaluated: the results.
+      directory: created if missing; gets `results.json`, `predictions.npz`,
+        `results.md`, `results.tex`, one `.csv` per table, and `regressors/`.
       config: recorded in `results.json`.
     """
     results.save(evaluated, directory, config)
@@ -76,7 +82,7 @@ def write(
 
 
 def write_comparison(a: Results, b: Results, directory: pathlib.Path) -> None:
-    """Writes the table of `side_by_side` as `comparison.md`, `.tex` and `.csv`."""
+    """Write the table of `side_by_side` as `comparison.md`, `.tex` and `.csv`."""
     table = tables.comparison(a, b, comparison.compare(a, b))
     directory.mkdir(parents=True, exist_ok=True)
     _write_tables([table], directory, "comparison")
