@@ -87,8 +87,12 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.root = ""  # folder that contains the labelled datasets
     # comma-separated: builtin, live, csiq, tid2013, kadid10k, flive, spaq, clive,
-    # koniq-10k, biq2021, csv
+    # koniq-10k, koniq-10k-official, biq2021, uhd-iqa, pipal, csv, meta:NAME
     config.evaluation.datasets = "builtin"
+    # columns of the csv tables as IMAGE,SCORE; empty: the usual names
+    config.evaluation.csv_columns = ""
+    # scale of the scores of csv tables as LOW,HIGH; empty: smallest and largest score
+    config.evaluation.csv_range = ""
     # epochs between two validations; 0: no validation before the end
     config.evaluation.every_epochs = 1
     config.evaluation.validation_alpha = 0.1  # ridge penalty of the validation

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import configs.pretrain
 from arniqa_jax import degradation
-from arniqa_jax.datasets import catalogue
+from arniqa_jax.datasets import catalogue, meta_tables
 
 
 def comments(source: str) -> dict[str, str]:
@@ -65,19 +65,31 @@ def datasets() -> str:
     """Return what is known about each labelled dataset."""
     rows = []
     for name, known in catalogue.DATASETS.items():
-        low, high = known.score_range
+        scale = "as found"
+        if known.score_range:
+            scale = "{}..{}".format(*known.score_range)
         rows.append(
             (
                 f"`{name}`",
-                f"`{known.title}`",
+                f"`{known.folder or known.title}`",
                 f"{known.images:,}",
                 known.kind,
-                f"{'MOS' if known.higher_is_better else 'DMOS'}, {low}..{high}",
+                f"{'MOS' if known.higher_is_better else 'DMOS'}, {scale}",
                 f"`{known.label_file}`",
             )
         )
     header = ("name", "folder", "images", "kind", "scores", "label file")
     return _markdown(header, rows)
+
+
+def meta_tables_of_pyiqa() -> str:
+    """Return the names of the meta tables with the folders of their images."""
+    rows = []
+    for name, known in meta_tables.META_TABLES.items():
+        scale = "{}..{}".format(*known.score_range) if known.score_range else "as found"
+        better = "higher" if known.higher_is_better else "lower"
+        rows.append((f"`{name}`", f"`{known.folder}`", f"{scale}, {better} is better"))
+    return _markdown(("name", "folder", "scores"), rows)
 
 
 def distortions() -> str:
@@ -101,6 +113,7 @@ def distortion_functions() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "config-fields": config_fields,
     "datasets": datasets,
+    "meta-tables": meta_tables_of_pyiqa,
     "distortions": distortions,
     "distortion-functions": distortion_functions,
 }

@@ -1,4 +1,4 @@
-"""The nine datasets from miniature copies of their owners' layouts, and custom ones."""
+"""The datasets from miniature copies of their owners' layouts, and one's own."""
 
 import dataclasses
 import shutil
@@ -52,7 +52,13 @@ def test_table_has_the_published_figures():
         "spaq": ("SPAQ", "authentic", 11125, (1, 100), True),
         "clive": ("CLIVE", "authentic", 1162, (1, 100), True),
         "koniq-10k": ("KonIQ-10k", "authentic", 10073, (1, 100), True),
+        "koniq-10k-official": (
+            *("KonIQ-10k official", "authentic", 10073),
+            *((1, 100), True),
+        ),
         "biq2021": ("BIQ2021", "authentic", 12000, (0, 1), True),
+        "uhd-iqa": ("UHD-IQA", "authentic", 6073, (0, 1), True),
+        "pipal": ("PIPAL", "synthetic", 23200, None, True),
     }
     averaged = [name for name, d in catalogue.DATASETS.items() if d.averaged]
     assert averaged == ["live", "csiq", "tid2013", "kadid10k", "flive", "spaq"]
@@ -70,11 +76,14 @@ def test_opens_every_layout(datasets, name):
     assert len(set(opened.contents)) == (
         miniature.CONTENTS if synthetic else known.images
     )
-    assert bool(opened.types) == (opened.references is not None) == synthetic
+    assert bool(opened.types) == (known.distortion is not None)
+    assert (opened.references is not None) == synthetic
     if synthetic:
         assert len(opened.references) == miniature.CONTENTS
-        assert len(opened.reference_N) == len(opened.types) == known.images
-    assert len(opened.splits) == (1 if name == "biq2021" else 10)
+        assert len(opened.reference_N) == known.images
+    official = name in ("biq2021", "koniq-10k-official", "uhd-iqa")
+    assert len(opened.splits) == (1 if official else 10)
+    assert opened.split_origin.startswith("official" if official else "drawn")
     for split in opened.splits:
         parts = list(split.parts().values())
         assert sorted(np.concatenate(parts)) == list(range(known.images))
@@ -88,7 +97,7 @@ def test_reads_what_the_owners_wrote(datasets):
     """Scores, types, levels and references of single rows, quirks included."""
     opened = {n: catalogue.open_benchmark(n, datasets) for n in catalogue.DATASETS}
     live = opened["live"]
-    assert live.images.names[21] == "jpeg/img1.bmp"
+    assert live.images.names[21] == "jpeg/img2.bmp"
     assert live.types[21] == "jpeg" and live.levels_N[21] == 0
     assert live.references.names[live.reference_N[21]] == "refimgs/Ref1.bmp"
     assert live.scores_N.max() > 100 > 1 > live.scores_N.min()
@@ -134,6 +143,7 @@ def test_biq2021_official_split(datasets):
     ("name", "folder", "file", "table"),
     [
         ("live", "live", "LIVE.txt", None),
+        ("pipal", "PIPAL", "Train_Label", None),
         ("tid2013", "TID2013", "mos_with_names.txt", None),
         ("biq2021", "biq2021", "Test (Images and MOS).csv", None),
         ("clive", "Clive", "Data/AllMOS_release.mat", None),
@@ -150,8 +160,9 @@ def test_missing_label_file(copy_of, name, folder, file, table):
         catalogue.open_benchmark(name, path.parent, allow_partial=True)
     message = str(error.value)
     assert "\n" not in message and "expected" in message
-    if name in ("live", "tid2013"):
-        assert catalogue.DATASETS[name].source in message and file in message
+    if name in ("live", "tid2013", "pipal"):
+        known = catalogue.DATASETS[name]
+        assert known.source in message and known.label_file in message
 
 
 def _damage_score(path):
@@ -173,8 +184,8 @@ def _drop_row(path):
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (_damage_score, ["row 2", "'n/a' is not a number"]),
-        (_repeat_row, ["rows 2 and 3", "the same image"]),
+        (_damage_score, ["line 3", "'n/a' is not a number"]),
+        (_repeat_row, ["line 3 ", " and line 4 ", "the same image"]),
         (_drop_row, ["expected 100 rows, found 99"]),
         (lambda p: (p.parent / "gblur" / "img4.bmp").unlink(), ["gblur/img4.bmp"]),
     ],

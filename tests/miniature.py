@@ -73,8 +73,9 @@ class _Painter:
 
 
 def write_all(root: pathlib.Path) -> dict[str, int]:
-    """Writes the nine datasets below `root`; returns the number of images of each."""
-    writers = (live, csiq, tid2013, kadid10k, flive, spaq, clive, koniq10k, biq2021)
+    """Write every dataset below `root`; return the number of images of each."""
+    writers = (live, csiq, tid2013, kadid10k, flive, spaq, clive, koniq10k)
+    writers += (koniq10k_official, biq2021, uhd_iqa, pipal)
     names = tuple(catalogue.DATASETS)
     return {
         name: write(root, _Painter(seed))
@@ -107,9 +108,9 @@ def live(root, painter):
         painter.paint(folder / "refimgs" / f"Ref{content}.bmp")
     for kind in ("jp2k", "jpeg", "wn", "gblur", "fastfading"):
         for number in range(2 * CONTENTS):
-            quality = painter.paint(folder / kind / f"img{number}.bmp")
+            quality = painter.paint(folder / kind / f"img{number + 1}.bmp")
             reference = f"LIVE/refimgs/ref{number % CONTENTS}.bmp"
-            path = f"LIVE/{kind}/img{number}.bmp"
+            path = f"LIVE/{kind}/img{number + 1}.bmp"
             rows.append([path, kind, reference, 112 - 115 * quality])
     write_csv(folder / "LIVE.txt", _UNIFIED, rows)
     return len(rows)
@@ -217,6 +218,99 @@ def koniq10k(root, painter):
     header = "image_name,c_total,MOS,SD,MOS_zscore"
     write_csv(folder / "koniq10k_scores_and_distributions.csv", header, rows)
     return len(rows)
+
+
+def koniq10k_official(root, painter):
+    # The table of the official split, of the same images and scores.
+    folder, rows = root / "KonIQ-10k", []
+    with open(folder / "koniq10k_scores_and_distributions.csv") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            part = ("training", "training", "validation", "test")[number % 4]
+            rows.append([row["image_name"], 105, row["MOS_zscore"], 9.5, part])
+    header = "image_name,c_total,MOS,SD,set"
+    write_csv(folder / "koniq10k_distributions_sets.csv", header, rows)
+    return len(rows)
+
+
+def uhd_iqa(root, painter):
+    folder, rows = root / "UHD-IQA", []
+    for number in range(AUTHENTIC_IMAGES):
+        part = ("training", "training", "validation", "test")[number % 4]
+        quality = painter.paint(folder / part / f"{number}.png")
+        rows.append([f"{number}.png", quality, part, "a, quoted cell"])
+    header = "image_name,quality_mos,set,user_name"
+    write_csv(folder / "uhd-iqa-metadata.csv", header, rows)
+    return len(rows)
+
+
+def pipal(root, painter):
+    # The distorted images lie in four folders, the scores in a file for each reference.
+    folder, count = root / "PIPAL", 0
+    (folder / "Train_Label").mkdir(parents=True)
+    for content in range(CONTENTS):
+        painter.paint(folder / "Train_Ref" / f"A{content:04}.bmp")
+        lines = []
+        for number in range(6):
+            file = f"A{content:04}_{number // 3:02}_{number % 3:02}.bmp"
+            place = folder / f"Distortion_{1 + number % 4}"
+            lines.append(f"{file},{1000 + 800 * painter.paint(place / file):.4f}")
+        (folder / "Train_Label" / f"A{content:04}.txt").write_text("\n".join(lines))
+        count += len(lines)
+    return count
+
+
+def live_release(folder, sizes):
+    """Write the MATLAB files of LIVE from its unified table.
+
+    Of the `sizes` images of a folder, those that are not in the table are copies.
+    """
+    with open(folder / "LIVE.txt") as file:
+        score_of = {row["dis_img_path"]: row for row in csv.DictReader(file)}
+    dmos, copies, names = [], [], []
+    for kind, size in sizes.items():
+        rows = {
+            int(path.rpartition("img")[2].removesuffix(".bmp")): row
+            for path, row in score_of.items()
+            if path.split("/")[-2] == kind
+        }
+        for number in range(1, size + 1):
+            row = rows.get(number)
+            dmos.append(float(row["score"]) if row else 0.0)
+            copies.append(row is None)
+            name = row["ref_img_path"].rpartition("/")[2] if row else "ref0.bmp"
+            names.append(name)
+    cells = np.empty((1, len(names)), object)
+    cells[0] = [np.array([name]) for name in names]
+    scipy.io.savemat(
+        folder / "dmos_realigned.mat",
+        {"dmos_new": np.array([dmos]), "orgs": np.array([copies], np.uint8)},
+    )
+    scipy.io.savemat(folder / "refnames_all.mat", {"refnames_all": cells})
+
+
+def csiq_release(folder):
+    """Write `csiq.DMOS.xlsx` from the unified table of CSIQ, by image."""
+    (table,) = (p for p in folder.iterdir() if p.name.lower() == "csiq.txt")
+    types = {"awgn": "noise", "jpeg2000": "jpeg 2000"}
+    rows = []
+    with open(table) as file:
+        for row in csv.DictReader(file):
+            image, kind, level, _ = row["dis_img_path"].rpartition("/")[2].split(".")
+            kind = types.get(kind.lower(), kind.lower())
+            # `1600` is a number in the workbook.
+            image = int(image) if image.isdigit() else image
+            cells = (image, 0, kind, int(level), 0.1, float(row["score"]))
+            rows.append((None, None, None, *cells))
+    rows.sort(key=lambda row: (str(row[3]), row[5], row[6]))
+    book = openpyxl.Workbook()
+    book.active.title = "overview"
+    sheet = book.create_sheet("all_by_image")
+    sheet.append(["CSIQ"])
+    names = ("image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos")
+    sheet.append([None, None, None, *names])
+    for row in rows:
+        sheet.append(row)
+    book.save(folder / "csiq.DMOS.xlsx")
 
 
 def biq2021(root, painter):

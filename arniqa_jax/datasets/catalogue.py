@@ -1,9 +1,9 @@
-"""The labelled datasets: one table of what is known about each, and opening them.
+"""The labelled datasets: a table of what is known about each, and opening them.
 
-`open_benchmark("live", root)` finds the folder of the dataset under `root` in any
+`open_benchmark("live", root)` finds the folder of the dataset below `root` in any
 letter case, reads the label file of its owner or the unified table, finds every image,
-checks the whole against the published figures and attaches the splits. Nothing is
-decoded here.
+compares the number of images with the published one and attaches the splits. No image
+is decoded.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.datasets import distortion_names, labels, matching, splits
+from arniqa_jax.datasets import distortion_names, labels, matching, owners, splits
 from arniqa_jax.datasets.labelled import AUTHENTIC, SYNTHETIC, Benchmark, ImageFiles
 
 
@@ -22,17 +22,19 @@ class Specification:
     """What is published about a dataset.
 
     Attributes:
-      title: name in tables; also of its folder, in any letter case.
-      kind: synthetic or authentic; the averages of the tables go by it.
+      title: name in tables.
+      kind: synthetic or authentic, for the averages of the tables.
       images: published number of distorted images.
       label_file: path below the folder, as its owner distributes it.
       read: reader of `label_file`.
       unified_file: name of the unified table.
       higher_is_better: False for DMOS.
-      score_range: scale of the public score; scores may leave it.
+      score_range: scale of the public score; scores may leave it. None: the smallest
+        and the largest score of the table.
       source: where the files come from, for error messages.
+      folder: name of its folder, in any letter case; by default the title.
       image_components: how many last components of a path identify an image.
-      image_folders: where an image lies in several folders, the first one holds.
+      image_folders: where an image is in several folders, the first of these counts.
       distortion: type, group and level from the path of an image.
       shorter_side: images are resized to it first, in pixels.
       unified_range: scale of the scores in the unified table, where it differs.
@@ -46,8 +48,9 @@ class Specification:
     label_file: str
     read: Callable[[pathlib.Path], list[labels.Label]]
     higher_is_better: bool
-    score_range: tuple[float, float]
+    score_range: tuple[float, float] | None
     source: str
+    folder: str = ""
     unified_file: str = ""
     image_components: int = 1
     image_folders: tuple[str, ...] = ()
@@ -58,9 +61,16 @@ class Specification:
     averaged: bool = False
 
 
-def _table(image: str, *score: str, reference: tuple[str, ...] = ()):
+def _table(
+    image: str,
+    *score: str,
+    reference: tuple[str, ...] = (),
+    part: tuple[str, ...] = (),
+):
     def read(path: pathlib.Path) -> list[labels.Label]:
-        return labels.read_table(path, image=(image,), score=score, reference=reference)
+        return labels.read_table(
+            path, image=(image,), score=score, reference=reference, part=part
+        )
 
     return read
 
@@ -75,12 +85,12 @@ DATASETS: dict[str, Specification] = {
         title="LIVE",
         kind=SYNTHETIC,
         images=779,
-        label_file="LIVE.txt",
-        read=labels.read_unified,
+        label_file="dmos_realigned.mat",
+        read=owners.read_live,
         unified_file="LIVE.txt",
         higher_is_better=False,
         score_range=(1, 100),
-        source=_UNIFIED_SOURCE,
+        source="part of LIVE release 2, with refnames_all.mat (live.ece.utexas.edu)",
         image_components=2,
         distortion=distortion_names.live,
         averaged=True,
@@ -89,12 +99,12 @@ DATASETS: dict[str, Specification] = {
         title="CSIQ",
         kind=SYNTHETIC,
         images=866,
-        label_file="CSIQ.txt",
-        read=labels.read_unified,
+        label_file="csiq.DMOS.xlsx",
+        read=owners.read_csiq,
         unified_file="CSIQ.txt",
         higher_is_better=False,
         score_range=(0, 1),
-        source=_UNIFIED_SOURCE,
+        source="part of CSIQ (s2.smu.edu/~eclarson/csiq.html)",
         image_folders=("dst_imgs", "src_imgs"),
         distortion=distortion_names.csiq,
         averaged=True,
@@ -104,7 +114,7 @@ DATASETS: dict[str, Specification] = {
         kind=SYNTHETIC,
         images=3000,
         label_file="mos_with_names.txt",
-        read=labels.read_tid2013,
+        read=owners.read_tid2013,
         unified_file="TID2013.txt",
         higher_is_better=True,
         score_range=(0, 9),
@@ -145,7 +155,7 @@ DATASETS: dict[str, Specification] = {
         kind=AUTHENTIC,
         images=11125,
         label_file="Annotations/MOS and Image attribute scores.xlsx",
-        read=labels.read_spaq,
+        read=owners.read_spaq,
         unified_file="SPAQ.txt",
         higher_is_better=True,
         score_range=(1, 100),
@@ -159,7 +169,7 @@ DATASETS: dict[str, Specification] = {
         kind=AUTHENTIC,
         images=1162,
         label_file="Data/AllImages_release.mat",
-        read=labels.read_clive,
+        read=owners.read_clive,
         unified_file="LIVE_Challenge.txt",
         higher_is_better=True,
         score_range=(1, 100),
@@ -180,16 +190,49 @@ DATASETS: dict[str, Specification] = {
         image_folders=("512x384", "1024x768"),
         unified_range=(1, 5),  # MOS, where the owner's table has MOS_zscore too
     ),
+    "koniq-10k-official": Specification(
+        title="KonIQ-10k official",
+        folder="KonIQ-10k",
+        kind=AUTHENTIC,
+        images=10073,
+        label_file="koniq10k_distributions_sets.csv",
+        read=_table("image_name", "mos", part=("set",)),
+        higher_is_better=True,
+        score_range=(1, 100),
+        source="in the repository of its owners (github.com/subpic/koniq, metadata/)",
+        image_folders=("512x384", "1024x768"),
+    ),
     "biq2021": Specification(
         title="BIQ2021",
         kind=AUTHENTIC,
         images=12000,
         label_file="Train (Images and MOS).csv",
-        read=labels.read_biq2021,
+        read=owners.read_biq2021,
         higher_is_better=True,
         score_range=(0, 1),
         source="part of BIQ2021 (github.com/nisarahmedrana/BIQ2021)",
         image_folders=("Images",),
+    ),
+    "uhd-iqa": Specification(
+        title="UHD-IQA",
+        kind=AUTHENTIC,
+        images=6073,
+        label_file="uhd-iqa-metadata.csv",
+        read=_table("image_name", "quality_mos", part=("set",)),
+        higher_is_better=True,
+        score_range=(0, 1),
+        source="part of UHD-IQA (database.mmsp-kn.de)",
+        shorter_side=512,
+    ),
+    "pipal": Specification(
+        title="PIPAL",
+        kind=SYNTHETIC,
+        images=23200,
+        label_file="Train_Label",
+        read=owners.read_pipal,
+        higher_is_better=True,
+        score_range=None,  # Elo ratings
+        source="the training part of PIPAL (github.com/HaomingCai/PIPAL-dataset)",
     ),
 }
 
@@ -197,33 +240,33 @@ DATASETS: dict[str, Specification] = {
 def open_benchmark(
     name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
 ) -> Benchmark:
-    """Opens a dataset of DATASETS below `root`.
+    """Open a dataset of DATASETS below `root`.
 
     Args:
       name: key of DATASETS.
       root: folder that holds the folder of the dataset.
-      allow_partial: goes on without the rows that cannot be used, and says so in
-        `note`, instead of raising.
-      seed: draws the splits where the dataset brings none.
+      allow_partial: leave out the rows that cannot be used, and say so in `note`,
+        instead of raising.
+      seed: of the splits, if the dataset has none.
 
     Raises:
-      DatasetError: a folder or label file is missing; without `allow_partial` also an
-        image that is missing or ambiguous, a number of rows other than published, a
-        score that is not a number, an image labelled twice; always a split file that is
-        not valid. One line, with the dataset, the file, what was expected and found.
+      DatasetError: a folder or label file is missing, or a split file is not valid;
+        without `allow_partial` also if an image is missing, ambiguous or labelled
+        twice, the number of rows is not the published one, or a score is not a number.
+        One line, with the dataset, the file, what was expected and found.
     """
     known = DATASETS[name]
-    folder = matching.find_folder(root, known.title)
-    rows, file, score_range, owners_order = _read_labels(known, folder, root)
+    folder = matching.find_folder(root, known.folder or known.title)
+    rows, file, source, score_range, owners_order = _read_labels(known, folder, root)
     resolved = matching.resolve(
         rows,
         folder,
         title=known.title,
         file=file,
         published=known.images,
-        source=known.source,
+        source=source,
         components=known.image_components,
-        folders=known.image_folders,
+        preferred=known.image_folders,
         distortion=known.distortion,
         allow_partial=allow_partial,
     )
@@ -243,7 +286,7 @@ def open_benchmark(
         images=ImageFiles(folder, resolved.images, known.shorter_side),
         scores_N=resolved.scores_N,
         higher_is_better=known.higher_is_better,
-        score_range=score_range,
+        score_range=score_range or resolved.score_range,
         contents=resolved.contents,
         splits=parts,
         split_origin=origin,
@@ -261,25 +304,26 @@ def open_benchmark(
 
 
 def _read_labels(known: Specification, folder: pathlib.Path, root: pathlib.Path):
-    """Rows, the name of the file, the score range, and whether official splits fit."""
-    owners = matching.find_path(folder, known.label_file)
-    if owners is not None:
-        return known.read(owners), owners.name, known.score_range, True
-    # The unified tables come as one folder for all datasets.
+    """Return the rows, the file and its source, the range, and if splits fit."""
+    found = matching.find_path(folder, known.label_file)
+    if found is not None:
+        return known.read(found), found.name, known.source, known.score_range, True
+    # The unified tables of all datasets are distributed as one folder.
     for place in (folder, root, matching.find_path(root, "labels")):
         if not known.unified_file or place is None:
             continue
         unified = matching.find_path(place, known.unified_file)
         if unified is not None:
             logging.info(
-                "%s: scores from the unified table %s (the owner's %s is not there)",
+                "%s: scores from the unified table %s (the owner's %s is missing)",
                 known.title,
                 unified,
                 known.label_file,
             )
             score_range = known.unified_range or known.score_range
             rows = labels.read_unified(unified)
-            return rows, unified.name, score_range, known.unified_order
+            name = unified.name
+            return rows, name, _UNIFIED_SOURCE, score_range, known.unified_order
     raise errors.DatasetError(
         f"{known.title}: expected the label file {known.label_file} in {folder}, found "
         f"neither it nor a unified table; it is {known.source}"

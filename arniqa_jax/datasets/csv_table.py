@@ -1,51 +1,104 @@
-"""A labelled dataset of one's own: a folder with a table of images and scores."""
+"""A labelled dataset of one's own: a table of images and scores."""
 
+import dataclasses
 import pathlib
+
+from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.datasets import labels, matching, splits
 from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
 
 
-def open_csv(
-    path: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
-) -> Benchmark:
-    """Opens a dataset of one's own: a folder with a table of images and scores.
+@dataclasses.dataclass(frozen=True)
+class TableFormat:
+    """What a table does not say itself.
 
-    The table has a header with a column of images (`image`, `file`, `path`, ...),
-    relative to the folder of the table, and one of scores (`score`, `mos`, ..., or
-    `dmos`, for which lower is better); optionally `reference`, a file or just a name,
-    so that one photograph stays on one side of a split, and `split` (train, validation,
-    test).
+    Attributes:
+      columns: names of the columns of images and scores; None for the usual ones.
+      score_range: scores at which the public score is 0 and 1; None for the smallest
+        and the largest score of the table.
+    """
+
+    columns: tuple[str, str] | None = None
+    score_range: tuple[float, float] | None = None
+
+    @classmethod
+    def parse(cls, columns: str, score_range: str) -> "TableFormat":
+        """Read `evaluation.csv_columns` and `evaluation.csv_range`.
+
+        Args:
+          columns: `IMAGE,SCORE`, or empty.
+          score_range: `LOW,HIGH`, or empty.
+
+        Raises:
+          UsageError: not two names, or not two numbers in order.
+        """
+        names = tuple(name.strip() for name in columns.split(","))
+        if columns and (len(names) != 2 or not all(names)):
+            raise errors.UsageError(
+                f"evaluation.csv_columns={columns!r}: expected the names of two "
+                f"columns, IMAGE,SCORE"
+            )
+        ends = None
+        if score_range:
+            try:
+                low, high = (float(end) for end in score_range.split(","))
+            except ValueError:
+                low = high = float("nan")
+            if not low < high:
+                raise errors.UsageError(
+                    f"evaluation.csv_range={score_range!r}: expected the lowest and "
+                    f"the highest score of the scale, such as 1,5"
+                )
+            ends = (low, high)
+        return cls(names if columns else None, ends)
+
+
+def open_csv(
+    path: pathlib.Path,
+    *,
+    allow_partial: bool = False,
+    seed: int = 27,
+    table: TableFormat | None = None,
+) -> Benchmark:
+    """Open a table of images and scores.
+
+    The table has a header with a column of images and a column of scores, by the names
+    in `labels`. Optional columns are `reference`, a file or just a name, so that the
+    versions of one photograph stay in one part of a split, and `split`. Several rows of
+    one image are ratings, which are averaged.
+
+    The path of an image is relative to the table, absolute, or has folders in front
+    that are not there; see `matching`.
 
     Args:
-      path: the table, or a folder with exactly one .csv file in it.
+      path: the table, or a folder with exactly one .csv file.
+      allow_partial: leave out rows that cannot be used, instead of raising.
+      seed: of the splits, if the table has none.
+      table: its columns and its range, if it does not say them itself.
+
+    Raises:
+      DatasetError: the table is missing or not readable, or a row cannot be used.
     """
-    if path.is_dir():
-        tables = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv")
-        if len(tables) != 1:
-            found = ", ".join(table.name for table in tables) or "none"
-            raise errors.DatasetError(
-                f"{path}: expected one .csv file with images and scores, found "
-                f"{found}; name the table itself, csv:{path}/TABLE.csv"
-            )
-        path = tables[0]
-    elif not path.is_file():
-        raise errors.DatasetError(
-            f"{path}: expected a table of images and scores (.csv) or a folder with one"
-        )
+    table = table or TableFormat()
+    path = _find_table(path)
     folder = path.parent
-    rows, higher_is_better = labels.read_custom(path)
+    title = folder.resolve().name
+    rows, higher_is_better = labels.read_custom(path, table.columns)
+    rows, remark = labels.average_ratings(path, rows)
     resolved = matching.resolve(
         rows,
         folder,
-        title=folder.resolve().name,
+        title=title,
         file=path.name,
         published=len(rows),
         source="written by you",
         components=None,
+        names_references=False,
         allow_partial=allow_partial,
     )
+    _check_range(path, resolved.score_range, table.score_range)
     parts, origin = splits.attach(
         path.name,
         folder,
@@ -54,21 +107,48 @@ def open_csv(
         resolved.new_index,
         seed=seed,
     )
+    references = ImageFiles(folder, resolved.references)
     return Benchmark(
-        name=folder.resolve().name.lower(),
-        title=folder.resolve().name,
+        name=title.lower(),
+        title=title,
         kind=CUSTOM,
         images=ImageFiles(folder, resolved.images),
-        references=ImageFiles(folder, resolved.references)
-        if resolved.references
-        else None,
+        references=references if resolved.references else None,
         reference_N=resolved.reference_N,
         scores_N=resolved.scores_N,
         higher_is_better=higher_is_better,
-        score_range=(float(resolved.scores_N.min()), float(resolved.scores_N.max())),
+        score_range=table.score_range or resolved.score_range,
         contents=resolved.contents,
         splits=parts,
         split_origin=origin,
         note=resolved.note,
+        remark=remark,
         allow_partial=allow_partial,
     )
+
+
+def _find_table(path: pathlib.Path) -> pathlib.Path:
+    if path.is_dir():
+        tables = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv")
+        if len(tables) != 1:
+            found = ", ".join(table.name for table in tables) or "none"
+            raise errors.DatasetError(
+                f"{path}: expected one .csv file with images and scores, found "
+                f"{found}; name the table itself, csv:{path}/TABLE.csv"
+            )
+        return tables[0]
+    if not path.is_file():
+        raise errors.DatasetError(
+            f"{path}: expected a table of images and scores (.csv) or a folder with one"
+        )
+    return path
+
+
+def _check_range(path: pathlib.Path, found, declared) -> None:
+    if declared and not declared[0] <= found[0] <= found[1] <= declared[1]:
+        logging.warning(
+            "%s: scores from %g to %g leave the scale evaluation.csv_range=%g,%g",
+            path.name,
+            *found,
+            *declared,
+        )

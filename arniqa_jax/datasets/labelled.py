@@ -26,7 +26,7 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> np.ndarray: ...
 
     def stamps(self) -> list[str]:
-        """What changes when the content of an image does, one string per image."""
+        """Return one string for each image, which changes when the image does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Benchmark:
       scores_N: float64, as published, in their own unit and direction.
       higher_is_better: direction of the scores.
       score_range: scores at which the public score is 0 and 1 (or 1 and 0).
-      contents: the photograph that an image shows.
+      contents: the name of the photograph that each image shows.
       types: distortion type of each image, empty for authentic ones.
       groups: distortion group of each image.
       levels_N: distortion level, 0 where not known.
@@ -80,7 +80,9 @@ class Benchmark:
       splits: train, validation and test parts.
       split_origin: `official`, or how they were drawn.
       note: what is missing compared with the published dataset, empty if nothing.
-      averaged: whether the published averages hold this dataset.
+      remark: how the scores were obtained, empty if there is nothing to say.
+      averaged: whether the published averages include this dataset.
+      allow_partial: whether images that cannot be decoded are left out.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Benchmark:
     references: Images | None = None
     reference_N: np.ndarray | None = None
     note: str = ""
+    remark: str = ""
     averaged: bool = False
     allow_partial: bool = False
 
@@ -106,7 +109,7 @@ class Benchmark:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, scores and splits; the same on every machine."""
+        """Return the SHA-256 of names, scores and splits, equal on every machine."""
         digest = hashlib.sha256(self.name.encode())
         for name, score in zip(self.images.names, self.scores_N, strict=True):
             digest.update(f"{name}\0{score!r}\n".encode())

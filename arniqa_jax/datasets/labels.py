@@ -1,16 +1,20 @@
-"""Readers of label files: as their owners distribute them, and the unified tables.
+"""Labelled images as tables name them, with the readers of general tables.
 
 A reader takes the path of a file and returns its rows in the order of the file, which
-is the order that split files refer to. A row holds strings as the file has them; what
-they mean, and whether the images exist, is settled in `benchmarks`.
+is the order that split files refer to. A row holds strings as the file has them;
+`matching` checks what they mean and whether the images exist.
 """
 
-import csv
 import dataclasses
 import pathlib
-import zipfile
+import posixpath
+import statistics
+from collections.abc import Sequence
+
+from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.datasets import text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,190 +26,231 @@ class Label:
       score: as written; whether it is a number is checked later.
       reference: path of the pristine image, or empty.
       part: `train`, `validation` or `test` where the dataset says it, or empty.
+      line: of the table, for messages; 0 where the table has no lines.
     """
 
     image: str
     score: str
     reference: str = ""
     part: str = ""
+    line: int = 0
+
+
+# Names of the parts of a split as tables have them, in lower case.
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+IMAGE_COLUMNS = (
+    "image",
+    "file",
+    "path",
+    "filename",
+    "file_name",
+    "image_name",
+    "image_path",
+    "img",
+    "img_name",
+    "img_path",
+    "dis_img_path",
+    "dist_img",
+    "dist_name",
+    "name",
+)
+SCORE_COLUMNS = ("score", "mos", "mos_mean", "mean_mos", "quality", "elo_score", "dmos")
+REFERENCE_COLUMNS = (
+    "reference",
+    "ref",
+    "ref_name",
+    "ref_img",
+    "ref_img_path",
+    "hq_name",
+)
+PART_COLUMNS = ("split", "official_split", "set")
 
 
 def read_table(
     path: pathlib.Path,
     *,
-    image: tuple[str, ...],
-    score: tuple[str, ...],
-    reference: tuple[str, ...] = (),
-    part: tuple[str, ...] = (),
+    image: Sequence[str],
+    score: Sequence[str],
+    reference: Sequence[str] = (),
+    part: Sequence[str] = (),
 ) -> list[Label]:
-    """Reads a text table with a header; commas, semicolons or tabs separate.
+    """Read a text table with a header; commas, semicolons or tabs separate.
 
     Args:
       path: the file, UTF-8 with or without a byte order mark.
-      image: names of the column of images, in order of preference, lower case.
+      image: names of the column of images, in order of preference.
       score: names of the column of scores.
       reference: names of the column of references, which may be missing.
       part: names of the column that says which part of the split an image is in.
 
     Raises:
-      DatasetError: a column is missing or a row is shorter than the header.
+      DatasetError: a column is missing, a row has more or fewer cells than the header,
+        or the part of a row is none.
     """
-    return _labels_from_rows(path, _read_rows(path), image, score, reference, part)
+    rows = text_table.read_rows(path)
+    return from_rows(path, rows, image, score, reference, part)
 
 
-def _read_rows(path: pathlib.Path) -> list[list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise errors.DatasetError(f"{path}: expected UTF-8 text: {error}") from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    # Paths hold backslashes where a table was made on Windows.
-    return list(csv.reader(text.replace("\\", "/").splitlines(), delimiter=delimiter))
-
-
-def _labels_from_rows(path, rows, image, score, reference=(), part=()) -> list[Label]:
-    header = [str(cell or "").strip().lower() for cell in rows[0]] if rows else []
-
-    def column(names, *, required):
-        for name in names:
-            if name in header:
-                return header.index(name)
-        if not required:
-            return None
-        raise errors.DatasetError(
-            f"{path}: expected a column named {' or '.join(names)} in the first line, "
-            f"found {', '.join(header) or 'an empty file'}"
-        )
-
+def from_rows(
+    path: pathlib.Path,
+    rows: Sequence[Sequence],
+    image: Sequence[str],
+    score: Sequence[str],
+    reference: Sequence[str] = (),
+    part: Sequence[str] = (),
+) -> list[Label]:
+    """Make labels of the cells of a table, header first; see `read_table`."""
+    header = rows[0] if rows else []
     columns = {
-        "image": column(image, required=True),
-        "score": column(score, required=True),
-        "reference": column(reference, required=False),
-        "part": column(part, required=False),
+        "image": text_table.find_column(path, header, image),
+        "score": text_table.find_column(path, header, score),
+        "reference": text_table.find_column(path, header, reference, required=False),
+        "part": text_table.find_column(path, header, part, required=False),
     }
     columns = {name: index for name, index in columns.items() if index is not None}
     labels = []
-    for number, row in enumerate(rows[1:], start=2):
+    for line, row in enumerate(rows[1:], start=2):
         if not any(str(cell or "").strip() for cell in row):
             continue  # a blank line
-        if len(row) <= max(columns.values()):
-            raise errors.DatasetError(
-                f"{path}: line {number} has {len(row)} cells, the header {len(header)}"
-            )
-        labels.append(Label(**{n: str(row[i]).strip() for n, i in columns.items()}))
+        text_table.check_row(path, line, row, header, 1 + max(columns.values()))
+        cells = {name: str(row[index]).strip() for name, index in columns.items()}
+        if cells.get("part"):
+            cells["part"] = _part(path, line, cells["part"])
+        labels.append(Label(**cells, line=line))
+    if any(label.part for label in labels):
+        for label in labels:
+            _part(path, label.line, label.part)  # all rows, or none
     return labels
 
 
+def _part(path: pathlib.Path, line: int, text: str) -> str:
+    try:
+        return _PARTS[text.lower()]
+    except KeyError:
+        raise errors.DatasetError(
+            f"{path}: line {line}: split {text!r}, expected one of train, validation, "
+            f"test"
+        ) from None
+
+
 def read_unified(path: pathlib.Path) -> list[Label]:
-    """`dis_img_path,dis_type,ref_img_path,score`, the table used across papers."""
+    """Read `dis_img_path,dis_type,ref_img_path,score`, the table used across papers."""
     return read_table(
         path, image=("dis_img_path",), score=("score",), reference=("ref_img_path",)
     )
 
 
-def read_tid2013(path: pathlib.Path) -> list[Label]:
-    """`mos_with_names.txt`: `5.51429 I01_01_1.bmp` per line, without a header."""
-    labels = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        cells = line.split()
-        if cells and len(cells) != 2:
-            raise errors.DatasetError(
-                f"{path}: line {number}: expected a score and a name, found {line!r}"
-            )
-        if cells:
-            content = cells[1].partition("_")[0]
-            labels.append(Label(cells[1], cells[0], reference=f"{content}.bmp"))
-    return labels
+def read_custom(
+    path: pathlib.Path, columns: tuple[str, str] | None = None
+) -> tuple[list[Label], bool]:
+    """Read a table of one's own.
 
+    Args:
+      path: the table.
+      columns: names of the columns of images and scores; None for those of
+        `IMAGE_COLUMNS` and `SCORE_COLUMNS`.
 
-def read_spaq(path: pathlib.Path) -> list[Label]:
-    """`MOS and Image attribute scores.xlsx`: columns `Image name`, `MOS` and others."""
-    import openpyxl
+    Returns:
+      The rows, and whether higher scores are better: not where the name of the column
+      begins with `dmos`.
 
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise errors.DatasetError(f"{path}: not a readable .xlsx: {error}") from error
-    rows = list(book.active.iter_rows(values_only=True))
-    book.close()
-    return _labels_from_rows(path, rows, ("image name",), ("mos",))
-
-
-def read_clive(path: pathlib.Path) -> list[Label]:
-    """`AllImages_release.mat` and, beside it, `AllMOS_release.mat`.
-
-    The first seven rows are the training images of the study (`t1.bmp` ... `t7.bmp`)
-    and no part of the dataset.
+    Raises:
+      DatasetError: as `read_table`; names `evaluation.csv_columns` where no column has
+        one of the known names.
     """
-    import scipy.io
-
-    scores_path = _sibling(path, "AllMOS_release.mat")
-    arrays = []
-    for file, key in (
-        (path, "AllImages_release"),
-        (scores_path, "AllMOS_release"),
-    ):
-        try:
-            arrays.append(scipy.io.loadmat(file)[key].ravel())
-        except (scipy.io.matlab.MatReadError, KeyError, ValueError) as error:
-            raise errors.DatasetError(
-                f"{file}: expected a MATLAB file with the variable {key}: {error}"
-            ) from error
-    names, scores = arrays
-    if len(names) != len(scores):
+    rows = text_table.read_rows(path)
+    image, score = (IMAGE_COLUMNS, SCORE_COLUMNS)
+    if columns:
+        image, score = (columns[0],), (columns[1],)
+    try:
+        labels = from_rows(path, rows, image, score, REFERENCE_COLUMNS, PART_COLUMNS)
+    except errors.DatasetError as error:
+        if "expected a column" not in str(error) or columns:
+            raise
         raise errors.DatasetError(
-            f"{path}: {len(names)} names, {scores_path.name}: {len(scores)} scores"
-        )
-    # A cell holds an array of one string.
-    labels = [
-        Label(str(name.item() if hasattr(name, "item") else name), str(float(score)))
-        for name, score in zip(names, scores, strict=True)
-    ]
-    return labels[7:]
-
-
-def read_biq2021(path: pathlib.Path) -> list[Label]:
-    """`Train (Images and MOS).csv` and the test table beside it: the official split."""
-    test_path = _sibling(path, "Test (Images and MOS).csv")
-    labels = []
-    for part, file in (("train", path), ("test", test_path)):
-        rows = read_table(file, image=("image name",), score=("mos",))
-        labels += [dataclasses.replace(label, part=part) for label in rows]
-    return labels
-
-
-def _sibling(path: pathlib.Path, name: str) -> pathlib.Path:
-    for candidate in path.parent.iterdir():
-        if candidate.name.lower() == name.lower():
-            return candidate
-    raise errors.DatasetError(f"{path.parent}: expected {name} beside {path.name}")
-
-
-_CUSTOM_IMAGE = (
-    "image",
-    "file",
-    "path",
-    "filename",
-    "image_name",
-    "image name",
-    "name",
-)
-_CUSTOM_SCORE = ("score", "mos", "quality", "dmos")
-
-
-def read_custom(path: pathlib.Path) -> tuple[list[Label], bool]:
-    """A table of one's own; returns its rows and whether higher scores are better."""
-    rows = _read_rows(path)
-    labels = _labels_from_rows(
-        path, rows, _CUSTOM_IMAGE, _CUSTOM_SCORE, ("reference",), ("split",)
+            f"{error}; --config.evaluation.csv_columns=IMAGE,SCORE names other columns"
+        ) from error
+    header = rows[0]
+    name_of_image, name_of_score = (
+        header[text_table.find_column(path, header, names)] for names in (image, score)
     )
-    allowed = ("train", "validation", "test")
-    for number, label in enumerate(labels, start=2):
-        if label.part not in allowed and any(other.part for other in labels):
-            raise errors.DatasetError(
-                f"{path}: line {number}: split {label.part!r}, expected one of "
-                f"{', '.join(allowed)}"
-            )
-    header = [cell.strip().lower() for cell in rows[0]]
-    score = next(name for name in _CUSTOM_SCORE if name in header)
-    return labels, score != "dmos"
+    higher_is_better = not text_table.normal_name(name_of_score).startswith("dmos")
+    logging.info(
+        "%s: images from the column %s, scores from %s (%s is better)",
+        path.name,
+        name_of_image,
+        name_of_score,
+        "higher" if higher_is_better else "lower",
+    )
+    return labels, higher_is_better
+
+
+def average_ratings(
+    path: pathlib.Path, labels: Sequence[Label]
+) -> tuple[list[Label], str]:
+    """Average the rows of each image, where a table has one row for each rater.
+
+    Args:
+      path: the table, for messages.
+      labels: its rows.
+
+    Returns:
+      One row for each image, in the order of their first rows, and a remark on the
+      number of ratings and their spread; empty where each image has one row. Of an
+      image with a score that is not a number that row is returned, for `matching` to
+      report.
+
+    Raises:
+      DatasetError: rows of one image differ in the reference or in the part of the
+        split.
+    """
+    rows_of: dict[str, list[Label]] = {}
+    for label in labels:
+        rows_of.setdefault(posixpath.normpath(label.image), []).append(label)
+    if len(rows_of) == len(labels):
+        return list(labels), ""
+    averaged, counts, spreads = [], [], []
+    for first, *others in rows_of.values():
+        for other in others:
+            for name in ("reference", "part"):
+                if getattr(first, name) != getattr(other, name):
+                    raise errors.DatasetError(
+                        f"{path}: lines {first.line} and {other.line} are ratings of "
+                        f"{first.image}, but differ in the {name}"
+                    )
+        wrong = [label for label in (first, *others) if not _is_number(label.score)]
+        if wrong:
+            averaged.append(wrong[0])
+            continue
+        ratings = [float(label.score) for label in (first, *others)]
+        mean = statistics.fmean(ratings)
+        averaged.append(dataclasses.replace(first, score=repr(mean)))
+        counts.append(len(ratings))
+        if len(ratings) > 1:
+            spreads.append(statistics.stdev(ratings))
+    if not spreads:
+        return averaged, ""
+    least, most = min(counts), max(counts)
+    each = f"{least}" if least == most else f"{least} to {most}"
+    remark = (
+        f"a score is the mean of {each} ratings of the image, whose standard deviation "
+        f"is {statistics.fmean(spreads):.3g} on average"
+    )
+    logging.info("%s: %s", path.name, remark)
+    return averaged, remark
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,8 +1,8 @@
 """Finding the images that a label file names, and checking its rows.
 
-Label files name images by their own idea of a path: with or without folders, in upper
-or lower case, with the name of somebody else's folder in front. An image is matched by
-the last components of its path, whatever their letter case.
+Label files name images in many ways: with or without folders, in upper or lower case,
+with the name of somebody else's folder in front. An image is matched by the last
+components of its path, whatever their letter case.
 """
 
 import collections
@@ -49,9 +49,14 @@ class Resolved:
     reference_N: np.ndarray | None
     note: str
 
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The smallest and the largest score."""
+        return float(self.scores_N.min()), float(self.scores_N.max())
+
 
 def find_path(folder: pathlib.Path, relative: str) -> pathlib.Path | None:
-    """The entry at a relative path, each component in any letter case."""
+    """Return the entry at a relative path, each component in any letter case."""
     for component in pathlib.PurePosixPath(relative).parts:
         if not folder.is_dir():
             return None
@@ -64,7 +69,7 @@ def find_path(folder: pathlib.Path, relative: str) -> pathlib.Path | None:
 
 
 def find_folder(root: pathlib.Path, title: str) -> pathlib.Path:
-    """The folder of a dataset.
+    """Return the folder of a dataset.
 
     Raises:
       DatasetError: there is none.
@@ -83,6 +88,7 @@ class _FileIndex:
     """Files of a folder by the last components of their paths, in lower case."""
 
     def __init__(self, folder: pathlib.Path, preferred: Sequence[str]):
+        self._folder = folder
         self._by_name = collections.defaultdict(list)
         self._preferred = [name.lower() for name in preferred]
         for entry in folders.walk(folder):
@@ -93,23 +99,48 @@ class _FileIndex:
                 self._by_name[path.name.lower()].append(path.as_posix())
 
     def find(self, path: str, components: int | None) -> list[str]:
-        """All files that fit, or the one in the first of the preferred folders."""
-        wanted = tuple(part.lower() for part in pathlib.PurePosixPath(path).parts)
+        """Return the files that a path in a table may mean; one if it is clear.
+
+        Args:
+          path: as the table has it, with slashes.
+          components: how many last components have to be equal; None for a path that
+            ends like that of the file: `a/x.png`, `DATA/a/x.png` and `x.png` fit
+            `a/x.png`, but `b/x.png` does not. The longest common end counts.
+
+        Returns:
+          Paths relative to the folder. An existing file outside of the folder, by an
+          absolute path or one with `..`, is returned as it is written.
+        """
+        if components is None:
+            existing = os.path.normpath(os.path.join(self._folder, path))
+            if os.path.isfile(existing):
+                inside = pathlib.PurePath(existing).is_relative_to(self._folder)
+                name = os.path.relpath(existing, self._folder) if inside else path
+                return [pathlib.PurePath(name).as_posix()]
+        wanted = _parts(path)[-components if components else 0 :]
         if not wanted:
             return []
-        if components is not None:
-            wanted = wanted[-components:]
-        found = []
+        shared = {}
         for candidate in self._by_name.get(wanted[-1], ()):
-            parts = tuple(p.lower() for p in pathlib.PurePosixPath(candidate).parts)
-            whole = parts == wanted if components is None else True
-            if whole and parts[-len(wanted) :] == wanted:
-                found.append((candidate, parts))
+            parts = _parts(candidate)
+            length = min(len(parts), len(wanted)) if components is None else len(wanted)
+            if parts[-length:] == wanted[-length:]:
+                # A file whose whole path is in the table goes before a longer path.
+                shared[candidate] = (length, len(parts) == length)
+        if components is None and shared:
+            longest = max(shared.values())
+            shared = {c: length for c, length in shared.items() if length == longest}
         for folder in self._preferred:
-            inside = [candidate for candidate, parts in found if folder in parts[:-1]]
+            inside = [candidate for candidate in shared if folder in _parts(candidate)]
             if inside:
                 return inside
-        return [candidate for candidate, _ in found]
+        return list(shared)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(
+        part.lower() for part in pathlib.PurePosixPath(path).parts if part != "/"
+    )
 
 
 def resolve(
@@ -121,29 +152,31 @@ def resolve(
     published: int,
     source: str,
     components: int | None,
-    folders: Sequence[str] = (),
+    preferred: Sequence[str] = (),
     distortion: Callable[[str], Distortion | None] | None = None,
+    names_references: bool = True,
     allow_partial: bool,
 ) -> Resolved:
-    """Finds the image of every row and checks the rows.
+    """Find the image of every row and check the rows.
 
     Args:
       rows: of the label file.
       folder: of the dataset.
       title, file, source: of the dataset and the label file, for messages.
       published: number of rows that are expected.
-      components: how many last components identify an image; None: the whole path.
-      folders: where several files fit, those in the first of these folders count.
+      components: how many last components identify an image, see `_FileIndex.find`.
+      preferred: where several files fit, those in the first of these folders count.
       distortion: type, group and level from the path of an image.
+      names_references: whether references are files; in a table of one's own a
+        reference may be no more than a name.
       allow_partial: leave out what cannot be used, instead of raising.
 
     Raises:
-      DatasetError: see `benchmarks.open_benchmark`.
+      DatasetError: see `catalogue.open_benchmark`.
     """
     where = f"{title}: {file}"
 
     def complain(problem: str) -> None:
-        # Everything but a hopeless case goes through here.
         if not allow_partial:
             raise errors.DatasetError(
                 f"{problem}. The file is {source}; evaluation.allow_partial=true goes "
@@ -152,31 +185,26 @@ def resolve(
 
     if len(rows) != published:
         complain(f"{where}: expected {published:,} rows, found {len(rows):,}")
-    index = _FileIndex(folder, folders)
-    images, scores, kept, names = [], [], [], {}
+    index = _FileIndex(folder, preferred)
+    images, scores, kept, row_of = [], [], [], {}
     for number, row in enumerate(rows):
-        problem = _problem_of_score(row.score)
         found = index.find(row.image, components)
+        problem = _problem(row, found, folder, distortion)
         if problem:
-            complain(f"{where}: row {number + 1}, {row.image}: {problem}")
-        elif not found:
-            complain(f"{where}: row {number + 1}: no image {row.image} in {folder}")
-        elif len(found) > 1:
-            complain(
-                f"{where}: row {number + 1}: {row.image} may be any of "
-                f"{', '.join(sorted(found))}"
+            complain(f"{where}: {_position(row, number)}: {problem}")
+        elif found[0] in row_of:
+            other = row_of[found[0]]
+            problem = (
+                f"{where}: {_position(rows[other], other)} ({rows[other].image}) and "
+                f"{_position(row, number)} ({row.image}) are of the same image "
+                f"{found[0]}"
             )
-        elif found[0] in names:
-            complain(
-                f"{where}: rows {names[found[0]] + 1} and {number + 1} are of the same "
-                f"image {row.image}"
-            )
-        elif distortion and distortion(found[0]) is None:
-            complain(
-                f"{where}: row {number + 1}: {row.image} names no known distortion"
-            )
+            if components is None:
+                # Two paths of one file: either score may be the wrong one.
+                raise errors.DatasetError(f"{problem}: keep one of them")
+            complain(problem)
         else:
-            names[found[0]] = number
+            row_of[found[0]] = number
             images.append(found[0])
             scores.append(float(row.score))
             kept.append(number)
@@ -189,8 +217,7 @@ def resolve(
         [rows[number].reference for number in kept],
         lambda path: index.find(path, components and 1),
         where,
-        # In a table of one's own a reference may be no more than a name.
-        complain if components is not None else lambda problem: None,
+        complain if names_references else lambda problem: None,
     )
     contents = tuple(_content(row) for row in rows)
     return Resolved(
@@ -212,21 +239,40 @@ def resolve(
     )
 
 
+def _position(row: Label, number: int) -> str:
+    return f"line {row.line}" if row.line else f"row {number + 1}"
+
+
+def _problem(row: Label, found: Sequence[str], folder, distortion) -> str:
+    """Return why a row cannot be used; empty if it can."""
+    if problem := _problem_of_score(row.score):
+        return f"{row.image}: {problem}"
+    if not found:
+        return f"no image {row.image} in {folder}"
+    if len(found) > 1:
+        return f"{row.image} may be any of {', '.join(sorted(found))}"
+    if distortion and distortion(found[0]) is None:
+        return f"{row.image} names no known distortion"
+    return ""
+
+
 def _problem_of_score(text: str) -> str:
     try:
         value = float(text)
     except ValueError:
-        return f"the score {text!r} is not a number"
+        comma = text.count(",") == 1 and text.replace(",", "").strip("+-").isdigit()
+        hint = ": save the table with decimal points" if comma else ""
+        return f"the score {text!r} is not a number{hint}"
     return "" if math.isfinite(value) else f"the score {text!r} is not finite"
 
 
 def _content(row: Label) -> str:
-    # Two files of one reference in different letter case are one content.
+    # Two names of one reference in different letter case are one content.
     return (row.reference or row.image).lower()
 
 
 def _resolve_references(paths, find, where, complain):
-    """Each reference once, and which one each image has; nothing if one is missing."""
+    """Return each reference once, and that of each image; nothing if one is missing."""
     if not all(paths):
         return (), None
     position, reference_N = {}, []

@@ -5,6 +5,7 @@ import pathlib
 import jax
 from ml_collections import ConfigDict
 
+from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.distributed import agreement
 from arniqa_jax.evaluation import figures, gmad, loading, protocol, regressors, report
 from arniqa_jax.evaluation import results as result_files
@@ -95,4 +96,7 @@ def _open_benchmarks(config: ConfigDict) -> list:
         config.evaluation.root,
         allow_partial=config.evaluation.allow_partial,
         seed=config.seed,
+        table=TableFormat.parse(
+            config.evaluation.csv_columns, config.evaluation.csv_range
+        ),
     )

@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Callable
 
 from arniqa_jax import errors
-from arniqa_jax.datasets import catalogue, csv_table
+from arniqa_jax.datasets import catalogue, csv_table, meta_tables
+from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.evaluation import proxy
 from arniqa_jax.storage import cache
@@ -21,25 +22,33 @@ def load_benchmarks(
     cache_dir: str | os.PathLike | None = None,
     allow_partial: bool = False,
     seed: int = 27,
+    table: TableFormat | None = None,
 ) -> list[Benchmark]:
-    """Opens datasets by name.
+    """Open datasets by name.
 
     Args:
       names: comma-separated, in any letter case: keys of `catalogue.DATASETS`,
-        `builtin` for the proxy, `csv` for a table of one's own in `root`, or
-        `csv:PATH` for one elsewhere (a table or a folder with one; relative to `root`).
+        `builtin` for the proxy, `csv` for a table of one's own in `root`, `csv:PATH`
+        for one elsewhere (a table or a folder with one; relative to `root`), or
+        `meta:NAME` for a table of IQA-PyTorch, see `meta_tables`.
       root: folder that holds the folders of the datasets; may be empty for `builtin`.
       cache_dir: where the proxy is kept; by default the user's cache directory, so
         that it is made once on a machine.
       allow_partial: go on where images or scores are missing, and mark the dataset.
       seed: of the splits that are drawn.
+      table: columns and range of the tables of one's own.
 
     Raises:
       UsageError: an unknown name, a name twice, no name, or no root.
       DatasetError: see `catalogue.open_benchmark`.
     """
     return defer_proxy(
-        names, root, cache_dir=cache_dir, allow_partial=allow_partial, seed=seed
+        names,
+        root,
+        cache_dir=cache_dir,
+        allow_partial=allow_partial,
+        seed=seed,
+        table=table,
     )()
 
 
@@ -50,17 +59,18 @@ def defer_proxy(
     cache_dir: str | os.PathLike | None = None,
     allow_partial: bool = False,
     seed: int = 27,
+    table: TableFormat | None = None,
 ) -> Callable[[], list[Benchmark]]:
-    """`load_benchmarks`, but the proxy, which takes half a minute to make, not yet.
+    """Open datasets as `load_benchmarks` does, but make the proxy later.
 
     Returns:
-      What gives the datasets; makes the proxy, when it is first called, where it is
-      named and was never made on this machine.
+      A function that returns the datasets. Its first call makes the proxy, which takes
+      half a minute, if it is named and was never made on this machine.
     """
     root = local_path(root, "evaluation.root") if str(root) else root
     opened: dict[str, Benchmark | None] = {}
     for name in names.split(","):
-        benchmark = _open(name.strip(), root, allow_partial, seed)
+        benchmark = _open(name.strip(), root, allow_partial, seed, table)
         key = "builtin" if benchmark is None else benchmark.name
         if key in opened:
             raise errors.UsageError(f"evaluation.datasets={names!r} has {key} twice")
@@ -80,11 +90,11 @@ def defer_proxy(
     return give
 
 
-def _open(name, root, allow_partial, seed) -> Benchmark | None:
-    """None for the proxy."""
+def _open(name, root, allow_partial, seed, table) -> Benchmark | None:
+    """Open one dataset; return None for the proxy."""
     kind, _, path = name.partition(":")
-    known = ["builtin", "csv", *catalogue.DATASETS]
-    if kind.lower() not in known or (path and kind.lower() != "csv"):
+    known = ["builtin", "csv", "meta", *catalogue.DATASETS]
+    if kind.lower() not in known or (path and kind.lower() not in ("csv", "meta")):
         near = difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0)
         raise errors.UsageError(
             f"evaluation.datasets has no {name!r}; did you mean {near[0]}? The names "
@@ -100,6 +110,8 @@ def _open(name, root, allow_partial, seed) -> Benchmark | None:
     options = {"allow_partial": allow_partial, "seed": seed}
     if kind.lower() == "csv":
         return csv_table.open_csv(
-            pathlib.Path(root) / local_path(path, "csv"), **options
+            pathlib.Path(root) / local_path(path, "csv"), **options, table=table
         )
+    if kind.lower() == "meta":
+        return meta_tables.open_meta(path, pathlib.Path(root), **options)
     return catalogue.open_benchmark(kind.lower(), pathlib.Path(root), **options)

@@ -219,6 +219,7 @@ def _evaluate_one(
                 "title",
                 "kind",
                 "averaged",
+                "remark",
                 "split_origin",
                 "higher_is_better",
                 "score_range",

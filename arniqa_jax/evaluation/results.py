@@ -66,7 +66,7 @@ class DatasetResult:
     """One dataset, evaluated on its own splits.
 
     Attributes:
-      name, title, kind, averaged, note, split_origin: as in `Benchmark`.
+      name, title, kind, averaged, note, remark, split_origin: as in `Benchmark`.
       higher_is_better, score_range: of the scores.
       images: number of images that were used.
       fingerprint: of names, scores and splits.
@@ -104,6 +104,7 @@ class DatasetResult:
     scores_N: np.ndarray
     weights_D: np.ndarray
     intercept: float
+    remark: str = ""
 
     @property
     def has_constant_scores(self) -> bool:

@@ -105,6 +105,8 @@ def _notes(results: Results):
     for dataset in results.datasets:
         if dataset.note:
             yield f"* {dataset.title}: {dataset.note}"
+        if dataset.remark:
+            yield f"{dataset.title}: {dataset.remark}"
         yield from (f"{dataset.title}: {doubt}" for doubt in _doubts(dataset))
         if dataset.kind == PROXY:
             yield (

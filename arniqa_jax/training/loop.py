@@ -22,6 +22,7 @@ from arniqa_jax import errors
 from arniqa_jax.command import StopRequest
 from arniqa_jax.data import pairs, photos
 from arniqa_jax.data.workers import Batches
+from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.distributed import agreement, sharding
 from arniqa_jax.evaluation import loading
@@ -66,6 +67,9 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
             config.evaluation.root,
             allow_partial=config.evaluation.allow_partial,
             seed=config.seed,
+            table=TableFormat.parse(
+                config.evaluation.csv_columns, config.evaluation.csv_range
+            ),
         )
         agreement.on_first_process(lambda: resume.settle(workdir, config, source))
         checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())

@@ -1,0 +1,141 @@
+"""The meta tables of IQA-PyTorch, which describe many datasets in one format.
+
+`meta:KADID10k` reads `meta_info/meta_info_KADID10kDataset.csv` below the root, and
+takes the images from the folder that IQA-PyTorch expects them in. The tables have a
+column of images, one of scores, for synthetic datasets one of references, and for some
+datasets their official split (`official_split`). Their `ratio802_...` columns, random
+splits without a validation part, are not used: ten splits are drawn.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+
+from arniqa_jax import errors
+from arniqa_jax.datasets import labels, matching, splits
+from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTable:
+    """What a meta table does not say itself.
+
+    Attributes:
+      folder: of the images, below the root, as in IQA-PyTorch's `datasets/`.
+      score_range: scale of the scores; None: the smallest and the largest.
+      higher_is_better: False for DMOS, whatever the name of the column.
+      preferred: where an image is in several folders, the first of these counts.
+    """
+
+    folder: str
+    score_range: tuple[float, float] | None = None
+    higher_is_better: bool = True
+    preferred: tuple[str, ...] = ()
+
+
+# By the middle of the name of the file, `meta_info_NAMEDataset.csv`.
+META_TABLES = {
+    "AVA": MetaTable("AVA_dataset", (1, 10)),
+    "CGFIQA": MetaTable("CGFIQA"),
+    "CSIQ": MetaTable("CSIQ", (0, 1), False, ("dst_imgs", "src_imgs")),
+    "FLIVE": MetaTable("FLIVE_Database", (0, 100)),
+    "GFIQA": MetaTable("GFIQA"),
+    "KADID10k": MetaTable("kadid10k", (1, 5)),
+    "KonIQ10k": MetaTable("koniq10k", (1, 100), True, ("512x384", "1024x768")),
+    "KonIQ10k++": MetaTable("koniq10k", (1, 5), True, ("512x384", "1024x768")),
+    "LIVEChallenge": MetaTable("LIVEC", (1, 100)),
+    "LIVEIQA": MetaTable("LIVEIQA_release2", (1, 100), False),
+    "LIVEMD": MetaTable("LIVEmultidistortiondatabase", (1, 100), False),
+    "PIPAL": MetaTable("PIPAL", (0, 1), True, ("Dist_Imgs", "Train_Ref")),
+    "SPAQ": MetaTable("SPAQ", (1, 100), True, ("TestImage",)),
+    "TID2008": MetaTable("tid2008", (0, 9)),
+    "TID2013": MetaTable("tid2013", (0, 9)),
+}
+_FOLDER = "meta_info"
+
+
+def open_meta(
+    name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
+) -> Benchmark:
+    """Open the dataset of a meta table.
+
+    Args:
+      name: key of META_TABLES, in any letter case.
+      root: folder that holds `meta_info/` and the folders of the images.
+      allow_partial: leave out the rows that cannot be used, instead of raising.
+      seed: of the splits, if the table has none.
+
+    Raises:
+      UsageError: an unknown name.
+      DatasetError: the table or the folder is missing, or a row cannot be used.
+    """
+    keys = {key.lower(): key for key in META_TABLES}
+    if name.lower() not in keys:
+        near = difflib.get_close_matches(name.lower(), keys, n=1)
+        hint = f"did you mean {keys[near[0]]}? " if near else ""
+        raise errors.UsageError(
+            f"evaluation.datasets has no meta table {name!r}; {hint}The names are "
+            f"{', '.join(META_TABLES)}; csv:PATH reads other tables"
+        )
+    key = keys[name.lower()]
+    known = META_TABLES[key]
+    file = f"meta_info_{key}Dataset.csv"
+    path = matching.find_path(root, f"{_FOLDER}/{file}") or matching.find_path(
+        root, file
+    )
+    if path is None:
+        raise errors.DatasetError(
+            f"{key}: expected the meta table {_FOLDER}/{file} in evaluation.root={root}"
+            f", found none; it is in the datasets of IQA-PyTorch on Hugging Face, "
+            f"chaofengc/IQA-PyTorch-Datasets-metainfo"
+        )
+    folder = matching.find_path(root, known.folder)
+    if folder is None:
+        raise errors.DatasetError(
+            f"{key}: expected the folder of its images, {known.folder}, in "
+            f"evaluation.root={root}, found none"
+        )
+    rows = labels.read_table(
+        path,
+        image=labels.IMAGE_COLUMNS,
+        score=labels.SCORE_COLUMNS,
+        reference=labels.REFERENCE_COLUMNS,
+        part=labels.PART_COLUMNS,
+    )
+    resolved = matching.resolve(
+        rows,
+        folder,
+        title=key,
+        file=path.name,
+        published=len(rows),
+        source="written by the authors of IQA-PyTorch",
+        components=None,
+        preferred=known.preferred,
+        allow_partial=allow_partial,
+    )
+    parts, origin = splits.attach(
+        key,
+        folder,
+        [row.part for row in rows],
+        resolved.contents_of_rows,
+        resolved.new_index,
+        seed=seed,
+        owners_order=False,
+    )
+    references = ImageFiles(folder, resolved.references)
+    return Benchmark(
+        name=f"meta-{key.lower()}",
+        title=f"{key} (meta)",
+        kind=CUSTOM,
+        images=ImageFiles(folder, resolved.images),
+        references=references if resolved.references else None,
+        reference_N=resolved.reference_N,
+        scores_N=resolved.scores_N,
+        higher_is_better=known.higher_is_better,
+        score_range=known.score_range or resolved.score_range,
+        contents=resolved.contents,
+        splits=parts,
+        split_origin=origin,
+        note=resolved.note,
+        allow_partial=allow_partial,
+    )

@@ -1,0 +1,238 @@
+"""Readers of label files as the owners of the datasets distribute them."""
+
+import dataclasses
+import pathlib
+import re
+import zipfile
+
+import numpy as np
+
+from arniqa_jax import errors
+from arniqa_jax.datasets import labels, text_table
+from arniqa_jax.datasets.labels import Label
+
+# Folders of LIVE in the order of its MATLAB files, with the number of images.
+_LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+# Distortions of CSIQ in its workbook -> in its file names, in the order of `dst_idx`.
+_CSIQ_TYPES = {
+    "noise": "AWGN",
+    "jpeg": "JPEG",
+    "jpeg_2000": "jpeg2000",
+    "fnoise": "fnoise",
+    "blur": "BLUR",
+    "contrast": "contrast",
+}
+
+
+def read_live(path: pathlib.Path) -> list[Label]:
+    """Read `dmos_realigned.mat` and, beside it, `refnames_all.mat`.
+
+    Both list the images of the five folders, `img1.bmp` to `imgN.bmp`, one folder after
+    the other. `orgs` marks copies of the references, which are left out. Where a folder
+    has an `info.txt` (`rapids.bmp img3.bmp 0.85`), the names of the references are
+    compared with it.
+
+    Raises:
+      DatasetError: a file is missing or damaged, or the files contradict each other.
+    """
+    names_path = _sibling(path, "refnames_all.mat")
+    dmos = _mat_array(path, "dmos_new")
+    is_copy = _mat_array(path, "orgs")
+    names = [str(_only(cell)) for cell in _mat_array(names_path, "refnames_all")]
+    images = [
+        (folder, f"img{number}.bmp")
+        for folder, count in _LIVE_FOLDERS.items()
+        for number in range(1, count + 1)
+    ]
+    if not len(dmos) == len(is_copy) == len(names) == len(images):
+        raise errors.DatasetError(
+            f"{path}: expected {len(images)} images, found {len(dmos)} scores, "
+            f"{len(is_copy)} marks of references and, in {names_path.name}, "
+            f"{len(names)} names"
+        )
+    rows = [
+        Label(f"{folder}/{file}", repr(float(score)), f"refimgs/{name}")
+        for (folder, file), score, copy, name in zip(
+            images, dmos, is_copy, names, strict=True
+        )
+        if not copy
+    ]
+    for folder in _LIVE_FOLDERS:
+        _compare_with_info(path.parent, folder, rows)
+    return rows
+
+
+def _compare_with_info(root: pathlib.Path, folder: str, rows: list[Label]) -> None:
+    """Raise an error if `FOLDER/info.txt` names another reference for an image."""
+    info = root / folder / "info.txt"
+    if not info.is_file():
+        return
+    reference_of = {}
+    for line in info.read_text(errors="replace").splitlines():
+        cells = line.lower().split()
+        if len(cells) >= 2:
+            reference_of[cells[1]] = cells[0]
+    for row in rows:
+        parent, _, file = row.image.partition("/")
+        listed = reference_of.get(file.lower())
+        if parent == folder and listed:
+            name = row.reference.rpartition("/")[2]
+            if listed != name.lower():
+                raise errors.DatasetError(
+                    f"{info}: {file} is a version of {listed}, but of {name} in "
+                    f"refnames_all.mat"
+                )
+
+
+def read_csiq(path: pathlib.Path) -> list[Label]:
+    """Read `csiq.DMOS.xlsx`: its sheet `all_by_image`.
+
+    The sheet has the columns image, dst_idx, dst_type, dst_lev, dmos_std and dmos below
+    some lines of text. The rows are returned by distortion, image (without `_`) and
+    level, the order that the official splits refer to.
+
+    Raises:
+      DatasetError: not a workbook with this sheet, or an unknown distortion.
+    """
+    rows = _sheet(path, "all_by_image")
+    wanted = {"image", "dst_type", "dst_lev", "dmos"}
+    headers = [[text_table.normal_name(cell) for cell in cells] for cells in rows]
+    above = next((i for i, names in enumerate(headers) if wanted <= set(names)), None)
+    if above is None:
+        raise errors.DatasetError(
+            f"{path}: expected the columns {', '.join(sorted(wanted))} in the sheet "
+            f"all_by_image, found none"
+        )
+    place = {name: headers[above].index(name) for name in wanted}
+    found = []
+    for number, cells in enumerate(rows[above + 1 :], start=above + 2):
+        image, kind, level, score = (
+            cells[place[name]] for name in ("image", "dst_type", "dst_lev", "dmos")
+        )
+        if image is None:
+            continue
+        kind = text_table.normal_name(kind)
+        if kind not in _CSIQ_TYPES:
+            raise errors.DatasetError(
+                f"{path}: line {number}: distortion {kind!r}, expected one of "
+                f"{', '.join(_CSIQ_TYPES)}"
+            )
+        image = str(image).removesuffix(".0")  # `1600` is a number in the workbook
+        name = _CSIQ_TYPES[kind]
+        file = f"{image}.{name}.{int(level)}.png"
+        label = Label(file, str(score), f"{image}.png", line=number)
+        order = (list(_CSIQ_TYPES).index(kind), image.replace("_", ""), int(level))
+        found.append((*order, label))
+    return [label for *_, label in sorted(found, key=lambda item: item[:3])]
+
+
+def read_tid2013(path: pathlib.Path) -> list[Label]:
+    """Read `mos_with_names.txt`: `5.51429 I01_01_1.bmp` per line, without a header."""
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        cells = line.split()
+        if cells and len(cells) != 2:
+            raise errors.DatasetError(
+                f"{path}: line {number}: expected a score and a name, found {line!r}"
+            )
+        if cells:
+            content = cells[1].partition("_")[0]
+            found.append(Label(cells[1], cells[0], f"{content}.bmp", line=number))
+    return found
+
+
+def read_pipal(path: pathlib.Path) -> list[Label]:
+    """Read the folder `Train_Label`: lines `A0001_00_00.bmp,1435.8` in `.txt` files.
+
+    The first part of a name is that of the reference in `Train_Ref`.
+    """
+    found = []
+    for file in sorted(path.glob("*.txt")):
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            cells = [cell.strip() for cell in line.split(",")]
+            if line.strip() and len(cells) != 2:
+                raise errors.DatasetError(
+                    f"{file}: line {number}: expected a name and a score, found "
+                    f"{line!r}"
+                )
+            if line.strip():
+                reference = cells[0].partition("_")[0] + pathlib.Path(cells[0]).suffix
+                found.append(Label(cells[0], cells[1], reference, line=number))
+    return found
+
+
+def read_spaq(path: pathlib.Path) -> list[Label]:
+    """Read `MOS and Image attribute scores.xlsx`: `Image name`, `MOS` and others."""
+    return labels.from_rows(path, _sheet(path), ("image name",), ("mos",))
+
+
+def read_clive(path: pathlib.Path) -> list[Label]:
+    """Read `AllImages_release.mat` and, beside it, `AllMOS_release.mat`.
+
+    The first seven rows are the training images of the study (`t1.bmp` ... `t7.bmp`)
+    and no part of the dataset.
+    """
+    scores_path = _sibling(path, "AllMOS_release.mat")
+    names = _mat_array(path, "AllImages_release")
+    scores = _mat_array(scores_path, "AllMOS_release")
+    if len(names) != len(scores):
+        raise errors.DatasetError(
+            f"{path}: {len(names)} names, {scores_path.name}: {len(scores)} scores"
+        )
+    rows = [
+        Label(str(_only(name)), str(float(score)))
+        for name, score in zip(names, scores, strict=True)
+    ]
+    return rows[7:]
+
+
+def read_biq2021(path: pathlib.Path) -> list[Label]:
+    """Read `Train (Images and MOS).csv` and the test table beside it.
+
+    The two tables are the official split.
+    """
+    test_path = _sibling(path, "Test (Images and MOS).csv")
+    found = []
+    for part, file in (("train", path), ("test", test_path)):
+        rows = labels.read_table(file, image=("image name",), score=("mos",))
+        found += [dataclasses.replace(label, part=part) for label in rows]
+    return found
+
+
+def _mat_array(path: pathlib.Path, key: str) -> np.ndarray:
+    """Read one variable of a MATLAB file, as a flat array."""
+    import scipy.io
+
+    try:
+        return scipy.io.loadmat(path)[key].ravel()
+    except (scipy.io.matlab.MatReadError, KeyError, ValueError, TypeError) as error:
+        raise errors.DatasetError(
+            f"{path}: expected a MATLAB file with the variable {key}: {error}"
+        ) from error
+
+
+def _only(cell):
+    """Return the text of a MATLAB cell, which holds an array of one string."""
+    return cell.item() if hasattr(cell, "item") else cell
+
+
+def _sheet(path: pathlib.Path, name: str | None = None) -> list[tuple]:
+    """Read the cells of a workbook: of the sheet `name`, or of the active one."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        sheet = book[name] if name else book.active
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        problem = re.sub(r"\s+", " ", str(error)).strip("'\"")
+        raise errors.DatasetError(f"{path}: not a readable .xlsx: {problem}") from error
+    rows = list(sheet.iter_rows(values_only=True))
+    book.close()
+    return rows
+
+
+def _sibling(path: pathlib.Path, name: str) -> pathlib.Path:
+    for candidate in path.parent.iterdir():
+        if candidate.name.lower() == name.lower():
+            return candidate
+    raise errors.DatasetError(f"{path.parent}: expected {name} beside {path.name}")
