@@ -60,7 +60,8 @@ def test_a_folder_that_cannot_be_listed_has_a_reason(tmp_path):
 def test_pre_training_scoring_and_datasets_find_the_same_images(tree):
     source = photos.open_photos(str(tree))
     names = [source.name(i) for i in range(len(source))]
-    scored = [item.path for item in inputs.find([str(tree)], io.BytesIO())]
+    found = inputs.find([str(tree)], io.BytesIO(), inputs.Skipped())
+    scored = [item.path for item in found]
     assert scored == names == [str(tree / name) for name in IMAGES]
     index = matching._FileIndex(tree, ())
     assert index.find("z.png", 1) == ["linked/z.png"]

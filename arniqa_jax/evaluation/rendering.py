@@ -9,29 +9,37 @@ from arniqa_jax.evaluation.tables import Cell, Change, Table
 
 _WIDTH = 80  # columns of a terminal
 _UNDEFINED = "-"
+_SHORTEST_WORD = 8  # characters that are left of a label, at least
 
 
 def to_text(table: Table) -> str:
     """Return aligned columns, at most 80 characters wide; long labels are shortened."""
     lines = [table.header, *(tuple(map(_print, row)) for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    spare = _WIDTH - sum(widths[1:]) - (len(widths) - 1)
-    widths[0] = min(widths[0], max(spare, 8))
     # Numbers are aligned right, words left, and a header like its column.
     numeric = [
         not any(isinstance(cell, str) for cell in column)
         for column in zip(*table.rows, strict=True)
     ]
+    # Columns of words are shortened until the table fits, the first ones first.
+    excess = sum(widths) + len(widths) - 1 - _WIDTH
+    for column, width in enumerate(widths):
+        if not numeric[column] and excess > 0:
+            widths[column] = min(width, max(_SHORTEST_WORD, width - excess))
+            excess -= width - widths[column]
     text = [_wrap(table.title)]
-    for first, *others in lines:
-        if len(first) > widths[0]:
-            first = first[: widths[0] - 1] + "…"
-        cells = [first.ljust(widths[0])]
-        for cell, width, right in zip(others, widths[1:], numeric[1:], strict=True):
-            cells.append(cell.rjust(width) if right else cell.ljust(width))
+    for line in lines:
+        cells = [
+            cell.rjust(width) if right else _shorten(cell, width).ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
         text.append(" ".join(cells).rstrip())
     text += [_wrap(note) for note in table.notes]
     return "\n".join(text)
+
+
+def _shorten(word: str, width: int) -> str:
+    return word if len(word) <= width else word[: width - 1] + "…"
 
 
 def _print(cell: Cell) -> str:
