@@ -307,7 +307,7 @@ def _print_step(figures: dict) -> None:
             shown = f"{value / 1e9:10.1f} GFLOP"
         print(f"{name:22}{shown}")
     for name, value in figures["memory"].items():
-        shown = "   not told by this device"
+        shown = "   not reported by this device"
         print(f"{name:22}{shown if value is None else f'{value / 1e6:10.0f} MB'}")
 
 

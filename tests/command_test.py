@@ -110,13 +110,13 @@ def test_help_lists_the_flags(monkeypatch, capsys):
         (["--config=pretrain"], 27),
         (["--config", "quickstart.py", "--config.seed=5"], 5),
         (["--config=mine.py:8", "--", "--config=left alone"], 8),
-        (["--config=pod"], 3),  # the file of this name that is in reach
+        (["--config=pod"], 3),  # a file of this name takes precedence
     ],
 )
 def test_a_config_is_found_by_name_or_path(
     monkeypatch, capsys, tmp_path, arguments, seed
 ):
-    """From any directory; and what it imports of its own folder is found as well."""
+    """From any directory; a config may import another one from its own folder."""
     folder = tmp_path / f"configs_{seed}"
     folder.mkdir()
     (folder / "base.py").write_text("OFFSET = 0\n")

@@ -42,7 +42,7 @@ def test_linear_contrast_change_is_the_spline(a):
 def test_quantization_counts_thresholds(bins):
     eight_bit = np.random.default_rng(0).integers(0, 256, (32, 24, 3))
     thresholds = np.linspace(0, 255, bins + 1)[1:-1].astype(int)
-    # Strictly below, with one at 0, so that 0 has a bin of its own.
+    # Count the thresholds strictly below; the one at 0 gives 0 its own bin.
     count = (eight_bit[..., None] > np.concatenate([[0], thresholds])).sum(-1)
     expected = (count - count.min()) / (count.max() - count.min())
     image = eight_bit.astype(np.float32) / 255

@@ -142,7 +142,7 @@ def one_process(tmp_path_factory, labelled):
 
 
 def test_a_run_of_a_changing_number_of_processes(one_process, labelled, tmp_path):
-    # SIGTERM to one of two while it logs step 4: its wish travels with the batch of
+    # SIGTERM to one of two while it logs step 4: its request is part of the batch of
     # step 5, and both know of it when step 6 is under way.
     for code, _, err in _run(tmp_path, labelled, "never", "step:4:SIGTERM"):
         assert code == 75, err

@@ -100,7 +100,7 @@ def test_the_compiled_step_holds_one_copy_of_the_state():
     state = _bytes(arguments[0])
     assert state > 100_000
     assert memory.alias_size_in_bytes >= state
-    # What comes out besides: metrics and the preview.
+    # The other outputs are the metrics and the preview.
     preview = train_step.PREVIEW_PAIRS * 4 * 3 * config.data.patch_size**2
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     assert fresh < preview + 4096

@@ -63,7 +63,7 @@ def filter_planes(planes, rows, columns, *, reach):
 
 
 def _filter_whole(planes, rows, columns):
-    """Return the two products as they are: few kernel launches with much work each."""
+    """Return rows @ plane @ columns.T by two large products, few kernel launches."""
     across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=_PRECISION)
     return jnp.einsum("hk,...kw->...hw", rows, across, precision=_PRECISION)
 
