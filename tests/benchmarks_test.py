@@ -218,7 +218,7 @@ def test_no_folder_and_no_image(copy_of, tmp_path):
 
 
 def test_unified_table_instead_of_the_owners(copy_of):
-    """The table in a folder beside the dataset, with somebody else's folder names."""
+    """The table is outside the dataset and has somebody else's folder names."""
     path = copy_of("koniq-10k", "KonIQ-10k")
     (path / "koniq10k_scores_and_distributions.csv").unlink()
     names = sorted(p.name for p in (path / "512x384").iterdir())

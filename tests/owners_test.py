@@ -14,7 +14,7 @@ from arniqa_jax.datasets import catalogue, labels, owners
 
 @pytest.fixture
 def live(tmp_path, monkeypatch):
-    """LIVE as released, beside nothing but its images, and its unified table."""
+    """LIVE as released, with only its images, and its unified table."""
     count = miniature.live(tmp_path, miniature._Painter(0))
     folder = tmp_path / "live"
     miniature.use_counts(monkeypatch, {"live": count})
@@ -68,7 +68,9 @@ def test_live_with_missing_or_short_files(live, tmp_path):
     with pytest.raises(errors.DatasetError, match=r"refnames_all\.mat, 104 names"):
         catalogue.open_benchmark("live", tmp_path)
     (folder / "refnames_all.mat").unlink()
-    with pytest.raises(errors.DatasetError, match=r"expected refnames_all\.mat beside"):
+    with pytest.raises(
+        errors.DatasetError, match=r"expected refnames_all\.mat next to"
+    ):
         catalogue.open_benchmark("live", tmp_path)
 
 

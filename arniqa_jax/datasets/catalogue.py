@@ -1,7 +1,7 @@
-"""The labelled datasets: a table of what is known about each, and opening them.
+"""The labelled datasets: a table of facts about each, and a function to open them.
 
-`open_benchmark("live", root)` finds the folder of the dataset below `root` in any
-letter case, reads the label file of its owner or the unified table, finds every image,
+`open_benchmark("live", root)` finds the folder of the dataset under `root` in any
+letter case, reads the owner's label file or the unified table, finds every image,
 compares the number of images with the published one and attaches the splits. No image
 is decoded.
 """
@@ -19,27 +19,27 @@ from arniqa_jax.datasets.labelled import AUTHENTIC, SYNTHETIC, Benchmark, ImageF
 
 @dataclasses.dataclass(frozen=True)
 class Specification:
-    """What is published about a dataset.
+    """The published facts about a dataset.
 
     Attributes:
       title: name in tables.
       kind: synthetic or authentic, for the averages of the tables.
       images: published number of distorted images.
-      label_file: path below the folder, as its owner distributes it.
+      label_file: path under the folder, as the owner distributes it.
       read: reader of `label_file`.
       unified_file: name of the unified table.
       higher_is_better: False for DMOS.
-      score_range: scale of the public score; scores may leave it. None: the smallest
+      score_range: scale of the public score; scores may leave it. None for the smallest
         and the largest score of the table.
       source: where the files come from, for error messages.
       folder: name of its folder, in any letter case; by default the title.
-      image_components: how many last components of a path identify an image.
-      image_folders: where an image is in several folders, the first of these counts.
-      distortion: type, group and level from the path of an image.
-      shorter_side: images are resized to it first, in pixels.
-      unified_range: scale of the scores in the unified table, where it differs.
+      image_components: number of last components of a path that identify an image.
+      image_folders: if an image is in several folders, the first of these counts.
+      distortion: returns type, group and level for the path of an image.
+      shorter_side: images are first resized to this shorter side, in pixels.
+      unified_range: scale of the scores in the unified table, if it differs.
       unified_order: whether the unified table has the rows of the official splits.
-      averaged: whether the published averages hold this dataset.
+      averaged: whether the published averages include this dataset.
     """
 
     title: str
@@ -130,7 +130,7 @@ DATASETS: dict[str, Specification] = {
         label_file="dmos.csv",
         read=_table("dist_img", "dmos", reference=("ref_img",)),
         unified_file="KADID-10k.txt",
-        higher_is_better=True,  # the column is called dmos and holds MOS
+        higher_is_better=True,  # the column is called dmos but contains MOS
         score_range=(1, 5),
         source="part of the archive of KADID-10k (database.mmsp-kn.de)",
         image_folders=("images",),
@@ -188,7 +188,7 @@ DATASETS: dict[str, Specification] = {
         score_range=(1, 100),
         source="part of KonIQ-10k (database.mmsp-kn.de)",
         image_folders=("512x384", "1024x768"),
-        unified_range=(1, 5),  # MOS, where the owner's table has MOS_zscore too
+        unified_range=(1, 5),  # MOS; the owner's table also has MOS_zscore
     ),
     "koniq-10k-official": Specification(
         title="KonIQ-10k official",
@@ -240,20 +240,21 @@ DATASETS: dict[str, Specification] = {
 def open_benchmark(
     name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
 ) -> Benchmark:
-    """Open a dataset of DATASETS below `root`.
+    """Return a dataset of DATASETS under `root`.
 
     Args:
       name: key of DATASETS.
-      root: folder that holds the folder of the dataset.
-      allow_partial: leave out the rows that cannot be used, and say so in `note`,
-        instead of raising.
-      seed: of the splits, if the dataset has none.
+      root: folder that contains the folder of the dataset.
+      allow_partial: whether to leave out rows that cannot be used, and say so in
+        `note`, instead of raising.
+      seed: seed of the splits, if the dataset has none.
 
     Raises:
       DatasetError: a folder or label file is missing, or a split file is not valid;
         without `allow_partial` also if an image is missing, ambiguous or labelled
-        twice, the number of rows is not the published one, or a score is not a number.
-        One line, with the dataset, the file, what was expected and found.
+        twice, if the number of rows is not the published one, or if a score is not a
+        number. The message is one line with the dataset, the file, what was expected
+        and what was found.
     """
     known = DATASETS[name]
     folder = matching.find_folder(root, known.folder or known.title)
@@ -304,7 +305,7 @@ def open_benchmark(
 
 
 def _read_labels(known: Specification, folder: pathlib.Path, root: pathlib.Path):
-    """Return the rows, the file and its source, the range, and if splits fit."""
+    """Return the rows, the file's name and source, the range, and if splits fit."""
     found = matching.find_path(folder, known.label_file)
     if found is not None:
         return known.read(found), found.name, known.source, known.score_range, True

@@ -1,4 +1,4 @@
-"""A labelled dataset of one's own: a table of images and scores."""
+"""A user's own labelled dataset: a table of images and scores."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ class TableFormat:
     """What a table does not say itself.
 
     Attributes:
-      columns: names of the columns of images and scores; None for the usual ones.
+      columns: names of the columns of images and scores; None for the usual names.
       score_range: scores at which the public score is 0 and 1; None for the smallest
         and the largest score of the table.
     """
@@ -25,14 +25,15 @@ class TableFormat:
 
     @classmethod
     def parse(cls, columns: str, score_range: str) -> "TableFormat":
-        """Read `evaluation.csv_columns` and `evaluation.csv_range`.
+        """Return the format for `evaluation.csv_columns` and `evaluation.csv_range`.
 
         Args:
           columns: `IMAGE,SCORE`, or empty.
           score_range: `LOW,HIGH`, or empty.
 
         Raises:
-          UsageError: not two names, or not two numbers in order.
+          UsageError: `columns` is not two names, or `score_range` is not two numbers in
+            order.
         """
         names = tuple(name.strip() for name in columns.split(","))
         if columns and (len(names) != 2 or not all(names)):
@@ -62,21 +63,21 @@ def open_csv(
     seed: int = 27,
     table: TableFormat | None = None,
 ) -> Benchmark:
-    """Open a table of images and scores.
+    """Return the dataset of a table of images and scores.
 
-    The table has a header with a column of images and a column of scores, by the names
-    in `labels`. Optional columns are `reference`, a file or just a name, so that the
-    versions of one photograph stay in one part of a split, and `split`. Several rows of
-    one image are ratings, which are averaged.
+    The table has a header with a column of images and a column of scores; `labels`
+    lists the accepted names. Optional columns are `reference`, a file or just a name,
+    so that all versions of one photograph are in the same part of a split, and `split`.
+    Several rows of one image are ratings, which are averaged.
 
-    The path of an image is relative to the table, absolute, or has folders in front
-    that are not there; see `matching`.
+    The path of an image is relative to the table or absolute. It may also begin with
+    folders that do not exist; see `matching`.
 
     Args:
       path: the table, or a folder with exactly one .csv file.
-      allow_partial: leave out rows that cannot be used, instead of raising.
-      seed: of the splits, if the table has none.
-      table: its columns and its range, if it does not say them itself.
+      allow_partial: whether to leave out rows that cannot be used, instead of raising.
+      seed: seed of the splits, if the table has none.
+      table: its columns and its range, if the table does not give them.
 
     Raises:
       DatasetError: the table is missing or not readable, or a row cannot be used.

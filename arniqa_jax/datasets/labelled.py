@@ -12,7 +12,7 @@ from PIL import Image
 from arniqa_jax.data.images import decode_image
 from arniqa_jax.datasets.splits import Split
 
-# Kinds; the averages of the tables go by them.
+# Kinds of dataset; the tables average over the datasets of a kind.
 SYNTHETIC, AUTHENTIC, CUSTOM, PROXY = "synthetic", "authentic", "custom", "proxy"
 
 
@@ -26,7 +26,7 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> np.ndarray: ...
 
     def stamps(self) -> list[str]:
-        """Return one string for each image, which changes when the image does."""
+        """Return one string per image, which changes if the image changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,28 +59,29 @@ class ImageFiles:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A labelled dataset, opened.
+    """An open labelled dataset.
 
     Shapes: N images.
 
     Attributes:
-      name: key in `catalogue.DATASETS`, `builtin`, or that of a folder of one's own.
-      title: what tables call it.
+      name: key in `catalogue.DATASETS`, `builtin`, or the name of a custom dataset's
+        folder.
+      title: name in tables.
       kind: synthetic, authentic, custom or proxy.
-      images: the images, in the order of everything below.
-      scores_N: float64, as published, in their own unit and direction.
+      images: the images, in the order of all other attributes.
+      scores_N: float64, as published, in their original unit and direction.
       higher_is_better: direction of the scores.
       score_range: scores at which the public score is 0 and 1 (or 1 and 0).
       contents: the name of the photograph that each image shows.
-      types: distortion type of each image, empty for authentic ones.
+      types: distortion type of each image; empty for authentic images.
       groups: distortion group of each image.
-      levels_N: distortion level, 0 where not known.
-      references: pristine photographs, where there are any.
+      levels_N: distortion level, 0 if not known.
+      references: pristine photographs, or None.
       reference_N: index of each image's reference in `references`.
       splits: train, validation and test parts.
       split_origin: `official`, or how they were drawn.
-      note: what is missing compared with the published dataset, empty if nothing.
-      remark: how the scores were obtained, empty if there is nothing to say.
+      note: what is missing compared with the published dataset; empty if nothing.
+      remark: how the scores were obtained; empty if there is nothing to say.
       averaged: whether the published averages include this dataset.
       allow_partial: whether images that cannot be decoded are left out.
     """

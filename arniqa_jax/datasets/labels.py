@@ -1,8 +1,8 @@
-"""Labelled images as tables name them, with the readers of general tables.
+"""Labelled images as tables describe them, with readers for general tables.
 
 A reader takes the path of a file and returns its rows in the order of the file, which
-is the order that split files refer to. A row holds strings as the file has them;
-`matching` checks what they mean and whether the images exist.
+is the order that split files refer to. A row contains strings exactly as in the file.
+`matching` interprets them and checks that the images exist.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ class Label:
     """One labelled image.
 
     Attributes:
-      image: path as written, relative to the dataset or only its end.
-      score: as written; whether it is a number is checked later.
+      image: path as written, relative to the dataset; may be only the end of the path.
+      score: the score as written; `matching` checks that it is a number.
       reference: path of the pristine image, or empty.
-      part: `train`, `validation` or `test` where the dataset says it, or empty.
-      line: of the table, for messages; 0 where the table has no lines.
+      part: `train`, `validation` or `test` if the table gives it, or empty.
+      line: line of the table, for messages; 0 if the table has no lines.
     """
 
     image: str
@@ -36,7 +36,7 @@ class Label:
     line: int = 0
 
 
-# Names of the parts of a split as tables have them, in lower case.
+# Names of the parts of a split in tables, in lower case.
 _PARTS = {
     "train": "train",
     "training": "train",
@@ -82,18 +82,20 @@ def read_table(
     reference: Sequence[str] = (),
     part: Sequence[str] = (),
 ) -> list[Label]:
-    """Read a text table with a header; commas, semicolons or tabs separate.
+    """Return the rows of a text table with a header.
+
+    Commas, semicolons or tabs separate the cells.
 
     Args:
       path: the file, UTF-8 with or without a byte order mark.
       image: names of the column of images, in order of preference.
       score: names of the column of scores.
       reference: names of the column of references, which may be missing.
-      part: names of the column that says which part of the split an image is in.
+      part: names of the column with the part of the split of each image.
 
     Raises:
       DatasetError: a column is missing, a row has more or fewer cells than the header,
-        or the part of a row is none.
+        or a row has an unknown part.
     """
     rows = text_table.read_rows(path)
     return from_rows(path, rows, image, score, reference, part)
@@ -107,7 +109,7 @@ def from_rows(
     reference: Sequence[str] = (),
     part: Sequence[str] = (),
 ) -> list[Label]:
-    """Make labels of the cells of a table, header first; see `read_table`."""
+    """Return labels for the cells of a table, header first; see `read_table`."""
     header = rows[0] if rows else []
     columns = {
         "image": text_table.find_column(path, header, image),
@@ -127,7 +129,7 @@ def from_rows(
         labels.append(Label(**cells, line=line))
     if any(label.part for label in labels):
         for label in labels:
-            _part(path, label.line, label.part)  # all rows, or none
+            _part(path, label.line, label.part)  # either all rows have a part, or none
     return labels
 
 
@@ -151,7 +153,7 @@ def read_unified(path: pathlib.Path) -> list[Label]:
 def read_custom(
     path: pathlib.Path, columns: tuple[str, str] | None = None
 ) -> tuple[list[Label], bool]:
-    """Read a table of one's own.
+    """Return the rows of a user's table.
 
     Args:
       path: the table.
@@ -159,12 +161,12 @@ def read_custom(
         `IMAGE_COLUMNS` and `SCORE_COLUMNS`.
 
     Returns:
-      The rows, and whether higher scores are better: not where the name of the column
-      begins with `dmos`.
+      The rows, and whether higher scores are better, which is False if the name of the
+      column begins with `dmos`.
 
     Raises:
-      DatasetError: as `read_table`; names `evaluation.csv_columns` where no column has
-        one of the known names.
+      DatasetError: as in `read_table`; if no column has a known name, the message
+        mentions `evaluation.csv_columns`.
     """
     rows = text_table.read_rows(path)
     image, score = (IMAGE_COLUMNS, SCORE_COLUMNS)
@@ -196,17 +198,19 @@ def read_custom(
 def average_ratings(
     path: pathlib.Path, labels: Sequence[Label]
 ) -> tuple[list[Label], str]:
-    """Average the rows of each image, where a table has one row for each rater.
+    """Return one row per image, with the mean of its ratings.
+
+    A table may have one row per image and rater.
 
     Args:
       path: the table, for messages.
       labels: its rows.
 
     Returns:
-      One row for each image, in the order of their first rows, and a remark on the
-      number of ratings and their spread; empty where each image has one row. Of an
-      image with a score that is not a number that row is returned, for `matching` to
-      report.
+      One row per image, in the order of their first rows, and a remark on the number of
+      ratings and their spread; the remark is empty if each image has one row. If a
+      score of an image is not a number, that row is returned, so that `matching`
+      reports it.
 
     Raises:
       DatasetError: rows of one image differ in the reference or in the part of the

@@ -1,8 +1,8 @@
-"""Finding the images that a label file names, and checking its rows.
+"""Find the images that a label file names, and check its rows.
 
 Label files name images in many ways: with or without folders, in upper or lower case,
-with the name of somebody else's folder in front. An image is matched by the last
-components of its path, whatever their letter case.
+or with the name of somebody else's folder in front. An image is matched by the last
+components of its path, in any letter case.
 """
 
 import collections
@@ -28,13 +28,14 @@ class Resolved:
     Attributes:
       images: paths relative to the folder of the dataset.
       scores_N: float64.
-      contents: what each image shows: the name of its reference, or its own.
+      contents: the content of each image: the name of its reference, or its own name.
       contents_of_rows: the same for every row of the label file.
       new_index: for every row of the label file its index here, or -1.
-      types, groups, levels_N: of the distortions; empty, or None.
-      references: relative paths of the references, each once; empty without.
+      types, groups, levels_N: those of the distortions; empty or None without
+        distortions.
+      references: relative paths of the references, each once; empty without references.
       reference_N: index of each image's reference.
-      note: `1,500 of 12,000 images`, or empty where nothing is missing.
+      note: `1,500 of 12,000 images`, or empty if nothing is missing.
     """
 
     images: tuple[str, ...]
@@ -85,7 +86,7 @@ def find_folder(root: pathlib.Path, title: str) -> pathlib.Path:
 
 
 class _FileIndex:
-    """Files of a folder by the last components of their paths, in lower case."""
+    """The files of a folder, found by the last components of their paths."""
 
     def __init__(self, folder: pathlib.Path, preferred: Sequence[str]):
         self._folder = folder
@@ -93,23 +94,24 @@ class _FileIndex:
         self._preferred = [name.lower() for name in preferred]
         for entry in folders.walk(folder):
             if entry.reason:
-                logging.warning("%s: left out: %s", entry.path, entry.reason)
+                logging.warning("%s: skipped: %s", entry.path, entry.reason)
             if not entry.is_folder:
                 path = pathlib.PurePath(os.path.relpath(entry.path, folder))
                 self._by_name[path.name.lower()].append(path.as_posix())
 
     def find(self, path: str, components: int | None) -> list[str]:
-        """Return the files that a path in a table may mean; one if it is clear.
+        """Return the files that a path in a table may refer to; one if it is clear.
 
         Args:
-          path: as the table has it, with slashes.
-          components: how many last components have to be equal; None for a path that
-            ends like that of the file: `a/x.png`, `DATA/a/x.png` and `x.png` fit
-            `a/x.png`, but `b/x.png` does not. The longest common end counts.
+          path: the path in the table, with slashes.
+          components: the number of last components that must be equal. None for a path
+            with any number of equal last components: `a/x.png`, `DATA/a/x.png` and
+            `x.png` match `a/x.png`, but `b/x.png` does not. The files with the most
+            equal components are returned.
 
         Returns:
-          Paths relative to the folder. An existing file outside of the folder, by an
-          absolute path or one with `..`, is returned as it is written.
+          Paths relative to the folder. An existing file outside the folder, given by an
+          absolute path or a path with `..`, is returned as it is written.
         """
         if components is None:
             existing = os.path.normpath(os.path.join(self._folder, path))
@@ -125,7 +127,8 @@ class _FileIndex:
             parts = _parts(candidate)
             length = min(len(parts), len(wanted)) if components is None else len(wanted)
             if parts[-length:] == wanted[-length:]:
-                # A file whose whole path is in the table goes before a longer path.
+                # A file whose whole path is in the table has precedence over a longer
+                # path.
                 shared[candidate] = (length, len(parts) == length)
         if components is None and shared:
             longest = max(shared.values())
@@ -160,16 +163,18 @@ def resolve(
     """Find the image of every row and check the rows.
 
     Args:
-      rows: of the label file.
-      folder: of the dataset.
-      title, file, source: of the dataset and the label file, for messages.
-      published: number of rows that are expected.
-      components: how many last components identify an image, see `_FileIndex.find`.
-      preferred: where several files fit, those in the first of these folders count.
-      distortion: type, group and level from the path of an image.
-      names_references: whether references are files; in a table of one's own a
-        reference may be no more than a name.
-      allow_partial: leave out what cannot be used, instead of raising.
+      rows: rows of the label file.
+      folder: folder of the dataset.
+      title, file, source: title of the dataset, name and source of the label file, for
+        messages.
+      published: expected number of rows.
+      components: number of last components that identify an image, see
+        `_FileIndex.find`.
+      preferred: if several files match, those in the first of these folders count.
+      distortion: returns type, group and level for the path of an image.
+      names_references: whether references are files; in a user's table a reference may
+        be only a name.
+      allow_partial: whether to leave out rows that cannot be used, instead of raising.
 
     Raises:
       DatasetError: see `catalogue.open_benchmark`.
@@ -179,8 +184,8 @@ def resolve(
     def complain(problem: str) -> None:
         if not allow_partial:
             raise errors.DatasetError(
-                f"{problem}. The file is {source}; evaluation.allow_partial=true goes "
-                f"on with what is there"
+                f"{problem}. The file is {source}; evaluation.allow_partial=true "
+                f"continues with the usable rows"
             )
 
     if len(rows) != published:
@@ -267,12 +272,12 @@ def _problem_of_score(text: str) -> str:
 
 
 def _content(row: Label) -> str:
-    # Two names of one reference in different letter case are one content.
+    # Two names of one reference that differ in letter case are one content.
     return (row.reference or row.image).lower()
 
 
 def _resolve_references(paths, find, where, complain):
-    """Return each reference once, and that of each image; nothing if one is missing."""
+    """Return each reference once, and each image's; nothing if one is missing."""
     if not all(paths):
         return (), None
     position, reference_N = {}, []

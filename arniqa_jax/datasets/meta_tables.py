@@ -1,10 +1,11 @@
 """The meta tables of IQA-PyTorch, which describe many datasets in one format.
 
-`meta:KADID10k` reads `meta_info/meta_info_KADID10kDataset.csv` below the root, and
-takes the images from the folder that IQA-PyTorch expects them in. The tables have a
-column of images, one of scores, for synthetic datasets one of references, and for some
-datasets their official split (`official_split`). Their `ratio802_...` columns, random
-splits without a validation part, are not used: ten splits are drawn.
+`meta:KADID10k` reads `meta_info/meta_info_KADID10kDataset.csv` under the root, and
+reads the images from the folder where IQA-PyTorch expects them. The tables have a
+column of images and a column of scores; for synthetic datasets also a column of
+references, and for some datasets their official split (`official_split`). Their
+`ratio802_...` columns contain random splits without a validation part and are not used;
+ten splits are drawn instead.
 """
 
 import dataclasses
@@ -18,13 +19,13 @@ from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
 
 @dataclasses.dataclass(frozen=True)
 class MetaTable:
-    """What a meta table does not say itself.
+    """What a meta table does not contain.
 
     Attributes:
-      folder: of the images, below the root, as in IQA-PyTorch's `datasets/`.
-      score_range: scale of the scores; None: the smallest and the largest.
+      folder: folder of the images under the root, as in IQA-PyTorch's `datasets/`.
+      score_range: scale of the scores; None for the smallest and the largest score.
       higher_is_better: False for DMOS, whatever the name of the column.
-      preferred: where an image is in several folders, the first of these counts.
+      preferred: if an image is in several folders, the first of these counts.
     """
 
     folder: str
@@ -33,7 +34,7 @@ class MetaTable:
     preferred: tuple[str, ...] = ()
 
 
-# By the middle of the name of the file, `meta_info_NAMEDataset.csv`.
+# The key is the middle of the file name, `meta_info_NAMEDataset.csv`.
 META_TABLES = {
     "AVA": MetaTable("AVA_dataset", (1, 10)),
     "CGFIQA": MetaTable("CGFIQA"),
@@ -57,16 +58,16 @@ _FOLDER = "meta_info"
 def open_meta(
     name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
 ) -> Benchmark:
-    """Open the dataset of a meta table.
+    """Return the dataset of a meta table.
 
     Args:
       name: key of META_TABLES, in any letter case.
-      root: folder that holds `meta_info/` and the folders of the images.
-      allow_partial: leave out the rows that cannot be used, instead of raising.
-      seed: of the splits, if the table has none.
+      root: folder that contains `meta_info/` and the folders of the images.
+      allow_partial: whether to leave out rows that cannot be used, instead of raising.
+      seed: seed of the splits, if the table has none.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: the name is unknown.
       DatasetError: the table or the folder is missing, or a row cannot be used.
     """
     keys = {key.lower(): key for key in META_TABLES}

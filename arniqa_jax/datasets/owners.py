@@ -11,9 +11,9 @@ from arniqa_jax import errors
 from arniqa_jax.datasets import labels, text_table
 from arniqa_jax.datasets.labels import Label
 
-# Folders of LIVE in the order of its MATLAB files, with the number of images.
+# Folders of LIVE in the order of its MATLAB files, with their numbers of images.
 _LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
-# Distortions of CSIQ in its workbook -> in its file names, in the order of `dst_idx`.
+# Distortions in CSIQ's workbook -> in its file names, in the order of `dst_idx`.
 _CSIQ_TYPES = {
     "noise": "AWGN",
     "jpeg": "JPEG",
@@ -25,10 +25,10 @@ _CSIQ_TYPES = {
 
 
 def read_live(path: pathlib.Path) -> list[Label]:
-    """Read `dmos_realigned.mat` and, beside it, `refnames_all.mat`.
+    """Read `dmos_realigned.mat` and `refnames_all.mat` in the same folder.
 
     Both list the images of the five folders, `img1.bmp` to `imgN.bmp`, one folder after
-    the other. `orgs` marks copies of the references, which are left out. Where a folder
+    the other. `orgs` marks copies of the references, which are left out. If a folder
     has an `info.txt` (`rapids.bmp img3.bmp 0.85`), the names of the references are
     compared with it.
 
@@ -79,20 +79,21 @@ def _compare_with_info(root: pathlib.Path, folder: str, rows: list[Label]) -> No
             name = row.reference.rpartition("/")[2]
             if listed != name.lower():
                 raise errors.DatasetError(
-                    f"{info}: {file} is a version of {listed}, but of {name} in "
-                    f"refnames_all.mat"
+                    f"{info}: {file} is a version of {listed}, but of {name} according "
+                    f"to refnames_all.mat"
                 )
 
 
 def read_csiq(path: pathlib.Path) -> list[Label]:
-    """Read `csiq.DMOS.xlsx`: its sheet `all_by_image`.
+    """Read the sheet `all_by_image` of `csiq.DMOS.xlsx`.
 
-    The sheet has the columns image, dst_idx, dst_type, dst_lev, dmos_std and dmos below
-    some lines of text. The rows are returned by distortion, image (without `_`) and
-    level, the order that the official splits refer to.
+    The sheet has some lines of text and then the columns image, dst_idx, dst_type,
+    dst_lev, dmos_std and dmos. The rows are returned by distortion, image (without `_`)
+    and level, which is the order that the official splits refer to.
 
     Raises:
-      DatasetError: not a workbook with this sheet, or an unknown distortion.
+      DatasetError: the file is not a workbook with this sheet, or a distortion is
+        unknown.
     """
     rows = _sheet(path, "all_by_image")
     wanted = {"image", "dst_type", "dst_lev", "dmos"}
@@ -144,7 +145,7 @@ def read_tid2013(path: pathlib.Path) -> list[Label]:
 def read_pipal(path: pathlib.Path) -> list[Label]:
     """Read the folder `Train_Label`: lines `A0001_00_00.bmp,1435.8` in `.txt` files.
 
-    The first part of a name is that of the reference in `Train_Ref`.
+    The first part of a name is the name of the reference in `Train_Ref`.
     """
     found = []
     for file in sorted(path.glob("*.txt")):
@@ -167,10 +168,10 @@ def read_spaq(path: pathlib.Path) -> list[Label]:
 
 
 def read_clive(path: pathlib.Path) -> list[Label]:
-    """Read `AllImages_release.mat` and, beside it, `AllMOS_release.mat`.
+    """Read `AllImages_release.mat` and `AllMOS_release.mat` in the same folder.
 
-    The first seven rows are the training images of the study (`t1.bmp` ... `t7.bmp`)
-    and no part of the dataset.
+    The first seven rows are the training images of the study (`t1.bmp` ... `t7.bmp`).
+    They do not belong to the dataset.
     """
     scores_path = _sibling(path, "AllMOS_release.mat")
     names = _mat_array(path, "AllImages_release")
@@ -187,7 +188,7 @@ def read_clive(path: pathlib.Path) -> list[Label]:
 
 
 def read_biq2021(path: pathlib.Path) -> list[Label]:
-    """Read `Train (Images and MOS).csv` and the test table beside it.
+    """Read `Train (Images and MOS).csv` and the test table in the same folder.
 
     The two tables are the official split.
     """
@@ -200,7 +201,7 @@ def read_biq2021(path: pathlib.Path) -> list[Label]:
 
 
 def _mat_array(path: pathlib.Path, key: str) -> np.ndarray:
-    """Read one variable of a MATLAB file, as a flat array."""
+    """Return one variable of a MATLAB file, as a flat array."""
     import scipy.io
 
     try:
@@ -212,12 +213,12 @@ def _mat_array(path: pathlib.Path, key: str) -> np.ndarray:
 
 
 def _only(cell):
-    """Return the text of a MATLAB cell, which holds an array of one string."""
+    """Return the text of a MATLAB cell, which contains an array of one string."""
     return cell.item() if hasattr(cell, "item") else cell
 
 
 def _sheet(path: pathlib.Path, name: str | None = None) -> list[tuple]:
-    """Read the cells of a workbook: of the sheet `name`, or of the active one."""
+    """Return the cells of a workbook's sheet `name`, or of the active sheet."""
     import openpyxl
 
     try:
@@ -235,4 +236,4 @@ def _sibling(path: pathlib.Path, name: str) -> pathlib.Path:
     for candidate in path.parent.iterdir():
         if candidate.name.lower() == name.lower():
             return candidate
-    raise errors.DatasetError(f"{path.parent}: expected {name} beside {path.name}")
+    raise errors.DatasetError(f"{path.parent}: expected {name} next to {path.name}")

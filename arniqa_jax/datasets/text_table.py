@@ -1,7 +1,7 @@
 """Tables of text: encoding, delimiter, header and columns.
 
 A table has one header line. Commas, semicolons or tabs separate its cells. Names of
-columns are compared without letter case, and spaces, `-` and `_` count as equal.
+columns are compared without letter case; spaces, `-` and `_` count as equal.
 """
 
 import csv
@@ -16,10 +16,10 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(path: pathlib.Path) -> list[list[str]]:
-    """Read the cells of a table, header first; backslashes become slashes.
+    """Return the cells of a table, header first; backslashes become slashes.
 
-    Backslashes separate folders where a table was made on Windows. The line `sep=;`,
-    which Excel writes before the header, sets the delimiter.
+    Backslashes separate folders if a table was made on Windows. The line `sep=;`, which
+    Excel writes before the header, sets the delimiter.
 
     Raises:
       DatasetError: the file is not UTF-8 text.
@@ -45,7 +45,7 @@ def read_rows(path: pathlib.Path) -> list[list[str]]:
 
 
 def normal_name(cell: object) -> str:
-    """Return the name of a column as it is compared: lower case, one kind of space."""
+    """Return the name of a column in the form in which names are compared."""
     return re.sub(r"[\s_-]+", "_", str(cell or "").strip().lower())
 
 
@@ -56,16 +56,16 @@ def find_column(
     *,
     required: bool = True,
 ) -> int | None:
-    """Return the index of the first of `names` that the header has.
+    """Return the index of the first of `names` that the header contains.
 
     Args:
-      path: of the table, for the message.
+      path: path of the table, for the message.
       header: cells of the first line.
-      names: in order of preference.
-      required: whether a missing column is an error; otherwise it gives None.
+      names: names in order of preference.
+      required: whether a missing column is an error; otherwise the result is None.
 
     Raises:
-      DatasetError: there is no such column; names those there are.
+      DatasetError: there is no such column; the message lists the columns.
     """
     known = [normal_name(cell) for cell in header]
     for name in names:
@@ -88,7 +88,7 @@ def check_row(
     Empty cells at the end of a row are accepted.
 
     Raises:
-      DatasetError: names the line.
+      DatasetError: the message gives the line.
     """
     extra = any(str(cell or "").strip() for cell in row[len(header) :])
     if len(row) < needed or extra:

@@ -26,11 +26,11 @@ def evaluate(
 
     Args:
       config: the tree of `configs/evaluate.py`.
-      workdir: where features and results go.
+      workdir: directory for features and results.
       model: workdir or model directory of the encoder.
-      checkpoint: which encoder of it.
-      replace: whether regressors that a model directory has are replaced by new ones
-        of the same name; None makes that an error.
+      checkpoint: checkpoint of the model.
+      replace: whether new regressors replace those with the same name in a model
+        directory; None makes this an error.
 
     Raises:
       UsageError: the model has a regressor of one of the datasets, and `replace` is
@@ -77,7 +77,7 @@ def evaluate(
 
 
 def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> None:
-    """Print two evaluations side by side; with a config also draw the gMAD pairs."""
+    """Print two evaluations side by side; with a config, also draw the gMAD pairs."""
     results_a, results_b = result_files.load(a), result_files.load(b)
     print(report.side_by_side(results_a, results_b))
     if workdir is None:

@@ -1,4 +1,4 @@
-"""Opening the datasets that a config names."""
+"""Open the datasets that a config names."""
 
 import difflib
 import functools
@@ -24,22 +24,24 @@ def load_benchmarks(
     seed: int = 27,
     table: TableFormat | None = None,
 ) -> list[Benchmark]:
-    """Open datasets by name.
+    """Return datasets by name.
 
     Args:
       names: comma-separated, in any letter case: keys of `catalogue.DATASETS`,
-        `builtin` for the proxy, `csv` for a table of one's own in `root`, `csv:PATH`
-        for one elsewhere (a table or a folder with one; relative to `root`), or
-        `meta:NAME` for a table of IQA-PyTorch, see `meta_tables`.
-      root: folder that holds the folders of the datasets; may be empty for `builtin`.
-      cache_dir: where the proxy is kept; by default the user's cache directory, so
-        that it is made once on a machine.
-      allow_partial: go on where images or scores are missing, and mark the dataset.
-      seed: of the splits that are drawn.
-      table: columns and range of the tables of one's own.
+        `builtin` for the proxy, `csv` for a user's table in `root`, `csv:PATH` for a
+        table elsewhere (or a folder with one; relative to `root`), or `meta:NAME` for a
+        table of IQA-PyTorch, see `meta_tables`.
+      root: folder that contains the folders of the datasets; may be empty for
+        `builtin`.
+      cache_dir: where the proxy is kept; by default the user's cache directory, so that
+        it is made once per machine.
+      allow_partial: whether to continue if images or scores are missing, and mark the
+        dataset.
+      seed: seed of drawn splits.
+      table: columns and range of the users' tables.
 
     Raises:
-      UsageError: an unknown name, a name twice, no name, or no root.
+      UsageError: a name is unknown or given twice, or there is no name or no root.
       DatasetError: see `catalogue.open_benchmark`.
     """
     return defer_proxy(
@@ -78,7 +80,7 @@ def defer_proxy(
 
     directory = pathlib.Path(cache_dir or cache.directory())
     if "builtin" in opened:
-        directory.mkdir(parents=True, exist_ok=True)  # or fail now
+        directory.mkdir(parents=True, exist_ok=True)  # fails now, not during the run
 
     @functools.cache
     def give() -> list[Benchmark]:
@@ -104,8 +106,8 @@ def _open(name, root, allow_partial, seed, table) -> Benchmark | None:
         return None
     if not str(root) and not path:
         raise errors.UsageError(
-            f"evaluation.datasets={name} needs evaluation.root, the folder that holds "
-            f"the datasets"
+            f"evaluation.datasets={name} needs evaluation.root, the folder that "
+            f"contains the datasets"
         )
     options = {"allow_partial": allow_partial, "seed": seed}
     if kind.lower() == "csv":

@@ -1,15 +1,15 @@
 """The protocol of the paper: splits, choice of the penalty, figures, other datasets.
 
-Within a dataset, for every split: ridge regressions of all penalties on the crops of
-the training images, each crop with the score of its image; a prediction is the mean
-over the crops of an image, which for a linear regressor is the prediction of the mean
-feature. The penalty with the highest median SRCC over the validation parts is taken,
+Within a dataset, every split gets ridge regressions with all penalties on the crops of
+the training images. Each crop has the score of its image. A prediction for an image is
+the mean over its crops; for a linear regressor this is the prediction for the mean
+feature. The penalty with the highest median SRCC over the validation parts is chosen,
 and its figures on the test parts are reported.
 
-Across datasets the regressor of one whole dataset predicts every image of another.
+Across datasets, the regressor of one whole dataset predicts every image of another.
 
 Shapes: N images of a dataset, D features, A penalties, S splits, R bootstrap
-replicates.
+replicates, T datasets that were trained on.
 """
 
 import functools
@@ -37,7 +37,7 @@ from arniqa_jax.inference.extractor import Encoder
 from arniqa_jax.inference.feature_store import Features
 
 ALPHAS = np.geomspace(1e-3, 1e3, 100)
-# Shares of the training part in the data-efficiency curve.
+# Fractions of the training part in the data-efficiency curve.
 TRAINING_SHARES = (0.1, 0.2, 0.5, 0.8, 1.0)
 
 
@@ -50,14 +50,14 @@ def validate(
     crops: str = "five",
     workers: int = 2,
 ) -> dict[str, float]:
-    """Median SRCC over the validation parts, with a given penalty.
+    """Return the median SRCC over the validation parts, with a given penalty.
 
-    The test images are not even looked at. The features of one encoder stay on the
-    disk, so that an interrupted validation goes on; those of the one before go.
+    Test images are never used. The features of this encoder are kept on disk, so that
+    an interrupted validation resumes. Those of the previous encoder are removed.
 
     Returns:
-      The SRCC of each dataset by its name, and their `mean`. A median or mean is over
-      what is defined; NaN where nothing is.
+      The SRCC of each dataset by its name, and their `mean`. A median or mean uses the
+      defined values, and is NaN if there are none.
     """
     directory = pathlib.Path(cache_dir) / "validation"
     extractor = DatasetExtractor(encoder, directory, crops, workers)
@@ -90,29 +90,29 @@ def evaluate(
     full_reference: bool = False,
     data_efficiency: bool = False,
 ) -> Results:
-    """The whole protocol.
+    """Return the results of the whole protocol.
 
     Args:
       encoder: the encoder.
       benchmarks: the datasets.
-      cache_dir: where features are kept.
+      cache_dir: directory where features are kept.
       crops: `five` or `whole`.
-      workers: threads that decode images.
-      seed: of the bootstrap and of the parts in the data-efficiency curve.
-      full_reference: predict from [f, |f - f_ref|]; datasets without references are
-        left out.
-      data_efficiency: also on 10 to 80 % of the training parts.
+      workers: number of threads that decode images.
+      seed: seed of the bootstrap and of the parts in the data-efficiency curve.
+      full_reference: whether to predict from [f, `|f - f_ref|`]; datasets without
+        references are left out.
+      data_efficiency: whether to also fit on 10 to 80 % of the training parts.
 
     Raises:
-      DatasetError: full reference without any dataset that has references.
+      DatasetError: `full_reference` is set, and no dataset has references.
     """
     extractor = DatasetExtractor(encoder, pathlib.Path(cache_dir), crops, workers)
     if full_reference:
         benchmarks = [b for b in benchmarks if b.references is not None]
         if not benchmarks:
             raise errors.DatasetError(
-                "full reference: expected a dataset with its reference images, none of "
-                "evaluation.datasets has them"
+                "full reference: expected a dataset with reference images, but none "
+                "of evaluation.datasets has them"
             )
     all_features = {
         benchmark.name: extractor.dataset(benchmark, full_reference=full_reference)
@@ -147,7 +147,7 @@ def evaluate(
 
 
 class _Regressions:
-    """Ridge regressions on parts of one dataset, sharing sums where that is cheaper."""
+    """Ridge regressions on parts of one dataset, which share sums if that is faster."""
 
     def __init__(
         self,
@@ -157,14 +157,14 @@ class _Regressions:
         *,
         shared: bool,
     ):
-        """For images among `rows`; `shared` when several parts will be fitted."""
+        """Use images among `rows`; `shared` says that several parts will be fitted."""
         self._features = features
         self._scores_N = scores_N
         self.rows = features.readable(rows)
         self._shared = shared
 
     def fit_path(self, indices: np.ndarray, alphas_A) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (A, D) and intercepts (A,) from the images at `indices`."""
+        """Return weights (A, D) and intercepts (A,), fitted on images at `indices`."""
         if len(indices) * self._features.crops < self._features.width:
             x = self._features.take(indices).reshape(-1, self._features.width)
             y = np.repeat(self._scores_N[indices], self._features.crops)
@@ -179,13 +179,13 @@ class _Regressions:
         return moments.fit_path(alphas_A)
 
     def validation_srcc(self, split: Split, alphas_A) -> np.ndarray:
-        """SRCC on the validation part for each penalty, (A,)."""
+        """Return the SRCC on the validation part for each penalty, (A,)."""
         path = self.fit_path(split.train, alphas_A)
         predictions_AN = self.predict(path, split.validation)
         return statistics.srcc_path(predictions_AN, self._scores_N[split.validation])
 
     def predict(self, path, indices: np.ndarray) -> np.ndarray:
-        """Predictions (A, len(indices))."""
+        """Return predictions (A, len(indices))."""
         return self._features.predict(indices, *path)
 
     def _moments(self, indices, origin_D=None) -> ridge.Moments:
@@ -250,8 +250,8 @@ def _choose_and_test(
 ) -> tuple[int, float, tuple[TestPart, ...]]:
     """Return the index of the best penalty, its validation SRCC and the test parts.
 
-    The best penalty has the highest median SRCC on the validation parts or, where every
-    SRCC is undefined (parts of one image, say), the lowest median RMSE there.
+    The best penalty has the highest median SRCC on the validation parts. If every SRCC
+    is undefined (for parts of one image, say), it has the lowest median RMSE there.
     """
     validation_SA, rmse_SA, predictions_SAN = [], [], []
     for split in splits:
@@ -283,9 +283,9 @@ def _evaluate_cross(
     features: Features,
     seed: int,
 ) -> Iterator[tuple[DatasetResult, CrossResult]]:
-    """The regressors of other datasets on one, without refitting.
+    """Yield the results of other datasets' regressors on one dataset.
 
-    Scores of which lower is better are negated on both sides.
+    There is no refitting. If lower scores are better, they are negated on both sides.
     """
     if not others:
         return
@@ -319,7 +319,7 @@ def _upward(dataset: DatasetResult) -> int:
 def _readable(
     benchmark: Benchmark, features: Features, parts: Sequence[str]
 ) -> list[Split]:
-    """The splits without the images that could not be decoded."""
+    """Return the splits without the images that could not be decoded."""
     splits = []
     for split in benchmark.splits:
         read = {part: features.readable(getattr(split, part)) for part in parts}
@@ -339,7 +339,10 @@ def _efficiency(
     seed: int,
     resampling: summaries.Resampling,
 ) -> dict[str, Figure]:
-    """SRCC with part of the training contents; the penalty is chosen again for each."""
+    """Return the SRCC for parts of the training contents.
+
+    The penalty is chosen again for each.
+    """
     contents = np.array(benchmark.contents)
     curve = {}
     for share in TRAINING_SHARES:

@@ -1,8 +1,8 @@
 """The results of an evaluation: plain data, written to and read from a directory.
 
-`results.json` holds every statistic. `predictions.npz` holds the predictions on the
-test parts and the scores, which a comparison of two evaluations needs. Neither is a
-pickle. A statistic that is undefined is NaN here and null in `results.json`.
+`results.json` contains every statistic. `predictions.npz` contains the predictions on
+the test parts and the scores, which a comparison of two evaluations needs. Neither is a
+pickle. An undefined statistic is NaN here and null in `results.json`.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ _PACKAGES = ("arniqa_jax", "jax", "flax", "numpy", "scipy", "scikit-learn", "pil
 class Figure:
     """A statistic over the splits, with its 95 % bootstrap interval over images.
 
-    `median`, `mean` and `std` are over the splits where the statistic is defined, and
-    NaN where there are none. `low` and `high` bound the median.
+    `median`, `mean` and `std` are over the splits where the statistic is defined. They
+    are NaN if there are none. `low` and `high` bound the median.
     """
 
     median: float
@@ -114,7 +114,7 @@ class DatasetResult:
 
 @dataclasses.dataclass(frozen=True)
 class CrossResult:
-    """The regressor of the whole of one dataset on every image of another."""
+    """The results of one whole dataset's regressor on every image of another."""
 
     train: str
     test: str
@@ -129,11 +129,11 @@ class Results:
 
     Attributes:
       encoder: its name, for tables.
-      fingerprint: of its bits.
-      feature_dim: width at one scale.
+      fingerprint: fingerprint of its parameters.
+      feature_dim: width of its features at one scale.
       patch_size, crops, full_reference, seed: the protocol.
-      datasets: the datasets on their own splits.
-      cross: one dataset's regressor on another.
+      datasets: results of the datasets on their own splits.
+      cross: results of one dataset's regressor on another.
     """
 
     encoder: str
@@ -189,7 +189,7 @@ def _without_nan(value):
 def save(
     results: Results, directory: pathlib.Path, config: dict[str, Any] | None = None
 ) -> None:
-    """Write `results.json` and `predictions.npz` to a directory, made if missing."""
+    """Write `results.json` and `predictions.npz` to a directory, created if missing."""
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {}
     for dataset in results.datasets:
@@ -210,14 +210,14 @@ def save(
 
 
 def load(directory: str | os.PathLike) -> Results:
-    """Read what `save` wrote.
+    """Return the results that `save` wrote.
 
     Args:
-      directory: the one with `results.json`, or a workdir with one result in it.
+      directory: the directory with `results.json`, or a workdir with one result in it.
 
     Raises:
       UsageError: there is no result, or more than one.
-      ArniqaError: the result is of another version, or damaged.
+      ArniqaError: the result has another version, or is damaged.
     """
     directory = _find(pathlib.Path(directory))
     try:

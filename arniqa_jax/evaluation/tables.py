@@ -1,8 +1,7 @@
 """The tables of an evaluation: which statistic is in which row and column.
 
-Cells are values; `rendering` turns them into text. `*` marks a dataset that is not
-complete, `proxy` marks scores that are not opinions, and published values are in
-columns that say so.
+Cells are values; `rendering` turns them into text. `*` marks an incomplete dataset, and
+`proxy` marks scores that are not opinions. Columns with published values say so.
 """
 
 import dataclasses
@@ -15,9 +14,9 @@ from arniqa_jax.evaluation import published, statistics
 from arniqa_jax.evaluation.comparison import Difference
 from arniqa_jax.evaluation.results import DatasetResult, Figure, Results, Subset
 
-# Datasets of each average of the published tables.
+# Number of datasets in each average of the published tables.
 _AVERAGED = {SYNTHETIC: 4, AUTHENTIC: 2, "all": 6}
-# A test part with fewer images is named below the main table.
+# The main table has a note about every test part with fewer images.
 _FEW_IMAGES = 10
 
 
@@ -39,11 +38,11 @@ class Table:
     """A table.
 
     Attributes:
-      name: of the file that holds it.
-      title: above the table.
+      name: name of its file.
+      title: text above the table.
       header: names of the columns.
-      rows: as many cells each; the first is the label.
-      notes: below the table.
+      rows: rows with one cell per column; the first cell is the label.
+      notes: lines below the table.
     """
 
     name: str
@@ -86,7 +85,7 @@ def within(results: Results) -> Table:
 
 
 def averages(results: Results) -> list[tuple[str, int, float, float]]:
-    """Return (name, datasets, SRCC, PLCC): means over the published sets."""
+    """Return (name, datasets, SRCC, PLCC): means over the published datasets."""
     found = []
     for name in _AVERAGED:
         datasets = [
@@ -160,7 +159,7 @@ def spread(results: Results) -> Table:
 
 
 def quoted(results: Results) -> Table | None:
-    """Return the published figures of the complete datasets beside ours."""
+    """Return the published figures of the complete datasets, next to ours."""
     ours = {
         d.name: (d.title, d.figures["srcc"].median, d.figures["plcc"].median)
         for d in results.datasets
@@ -235,7 +234,7 @@ def cross(results: Results) -> Table | None:
 
 
 def efficiency(results: Results) -> Table | None:
-    """Return the SRCC by the fraction of the training part; None without any."""
+    """Return the SRCC by fraction of the training part; None without a curve."""
     with_curve = [d for d in results.datasets if d.efficiency]
     if not with_curve:
         return None
