@@ -61,6 +61,8 @@ def run(
       flag_values: the flags of this command.
       usage: the text of `--help`, above the list of flags.
     """
+    if sys.platform == "win32":
+        sys.exit(report(errors.NOT_ON_WINDOWS, FAILURE))
     _prepare_environment()
     options = set(_before_double_dash(sys.argv[1:]))
     if options & VERSION_FLAGS:

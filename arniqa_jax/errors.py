@@ -4,6 +4,11 @@ A message says what was expected, what was found and what to do. Any other excep
 that leaves the package, with a traceback, is a bug.
 """
 
+NOT_ON_WINDOWS = (
+    "arniqa_jax runs on Linux and macOS. On Windows, run it in the Windows Subsystem "
+    "for Linux (wsl --install)"
+)
+
 
 class ArniqaError(Exception):
     """A problem that the user can fix; a command prints it and exits with 1."""

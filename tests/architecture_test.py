@@ -85,6 +85,14 @@ def test_nothing_imports_tensorflow():
             assert module.split(".")[0] not in ("tensorflow", "clu"), path
 
 
+def test_modules_that_windows_lacks_are_imported_where_they_are_used():
+    for path in _FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names}
+                assert not names & {"fcntl", "pwd", "resource", "termios"}, path
+
+
 def test_nothing_is_pickled():
     """The module may be imported for its exceptions; PyTorch reads weights only."""
     for path in _FILES:

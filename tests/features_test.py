@@ -1,6 +1,7 @@
 """Extraction of features: order, cache, resuming, devices, unreadable images."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import miniature
@@ -142,6 +143,64 @@ def test_interrupted_extraction_goes_on_where_it_was(extractor, images, monkeypa
     assert sorted(resumed.decoded) == list(range(done, COUNT))
     np.testing.assert_array_equal(values, expected)
     assert [p.suffix for p in extractor.directory.iterdir()] != [".partial"]
+
+
+def test_writers_of_the_same_features_do_not_share_rows(tmp_path):
+    """As two evaluations that are started on one run directory."""
+    shape = (4, 1, 2)
+    ones = np.ones(shape, np.float32)
+    first, second = (
+        feature_store.Writer(tmp_path / "mini", shape).__enter__() for _ in range(2)
+    )
+    first.append(ones[:2])
+    second.append(ones[:1])
+    first.append(ones[2:])
+    first.__exit__(None, None, None)
+    values = feature_store.find(tmp_path / "mini", shape)
+    np.testing.assert_array_equal(values, ones)
+    second.append(ones[1:])
+    second.__exit__(None, None, None)
+    np.testing.assert_array_equal(feature_store.find(tmp_path / "mini", shape), ones)
+    assert [path.name for path in tmp_path.iterdir()] == ["mini"]
+
+
+def test_two_extractions_at_once(extractor, images, tmp_path):
+    expected = np.array(extractor.extract(images, np.arange(COUNT), "mini"))
+    shared = tmp_path / "shared"
+
+    def extract(_):
+        one = DatasetExtractor(extractor.encoder, shared)
+        return np.array(one.extract(images, np.arange(COUNT), "mini"))
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(extract, range(2)):
+            np.testing.assert_array_equal(found, expected)
+    (encoder,) = shared.iterdir()
+    assert len(list(encoder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("size", [0, 60, 300])
+def test_features_that_a_crash_has_damaged_are_extracted_again(
+    extractor, images, caplog, size
+):
+    expected = np.array(extractor.extract(images, np.arange(COUNT), "mini"))
+    (array,) = extractor.directory.glob("*/features.npy")
+    array.write_bytes(array.read_bytes()[:size])
+    again = extractor.extract(images, np.arange(COUNT), "mini")
+    np.testing.assert_array_equal(again, expected)
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("file", ["done", "features.npy"])
+def test_a_part_that_a_crash_has_damaged_is_begun_again(extractor, images, file):
+    with pytest.raises(KeyboardInterrupt):
+        extractor.extract(_Counting(images, [], fail_at=25), np.arange(COUNT), "mini")
+    (partial,) = extractor.directory.iterdir()
+    (partial / file).write_bytes(b"")
+    counting = _Counting(images, [])
+    extractor.extract(counting, np.arange(COUNT), "mini")
+    assert sorted(counting.decoded) == list(range(COUNT))
+    assert len(list(extractor.directory.iterdir())) == 1
 
 
 def test_unreadable_image(extractor, images):

@@ -96,9 +96,12 @@ def test_loading_finds_the_one_set_of_results_of_a_workdir(evaluated, tmp_path):
         results.load(tmp_path)
     with pytest.raises(errors.UsageError, match="found none"):
         results.load(tmp_path / "nothing")
-    (tmp_path / "results" / "60" / "predictions.npz").write_bytes(b"damaged")
-    with pytest.raises(errors.ArniqaError, match="evaluate again"):
-        results.load(tmp_path / "results" / "60")
+    predictions = tmp_path / "results" / "60" / "predictions.npz"
+    whole = predictions.read_bytes()
+    for torn in (b"", b"damaged", whole[:100], whole[:-9]):
+        predictions.write_bytes(torn)
+        with pytest.raises(errors.ArniqaError, match="evaluate again"):
+            results.load(tmp_path / "results" / "60")
     (tmp_path / "results" / "70" / "results.json").write_text('{"schema_version": 9}')
     with pytest.raises(errors.ArniqaError, match="schema version 9"):
         results.load(tmp_path / "results" / "70")
@@ -217,6 +220,10 @@ def test_results_never_overwrite_others(setting, tmp_path):
     assert report.new_directory(tmp_path, whole).name == "0-2"
     full = dataclasses.replace(a, full_reference=True)
     assert report.new_directory(tmp_path, full).name == "0-full-reference"
+    # What a crash has damaged is no reason to lose what was computed.
+    predictions = first / "predictions.npz"
+    predictions.write_bytes(predictions.read_bytes()[:-9])
+    assert report.new_directory(tmp_path, a).name == "0-2"
 
 
 def test_comparison(setting):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from arniqa_jax import errors
+from arniqa_jax import command, errors
 from arniqa_jax.storage import files, workdir
 from configs import pretrain
 
@@ -63,3 +63,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_atomically(file, "new")
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_system_without_file_locks(run, monkeypatch):
+    """Windows: the package is imported there, and says where it runs."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # its import then fails
+    with pytest.raises(errors.ArniqaError, match="On Windows"), run.lock():
+        pass
+
+
+def test_a_command_on_windows(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as end:
+        command.run(None, None, usage="")
+    assert end.value.code == 1
+    assert "Windows Subsystem for Linux" in capsys.readouterr().err

@@ -11,8 +11,8 @@ one content. The figures are those of two contents that neither has seen.
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
+import secrets
 import shutil
 
 import numpy as np
@@ -55,7 +55,7 @@ def open_proxy(cache_dir: pathlib.Path) -> Benchmark:
     contents = {name: _square(builtin_photo(name)) for name in BUILTIN}
     digest = _digest(contents)
     directory = pathlib.Path(cache_dir) / f"proxy-{digest[:16]}"
-    if not directory.is_dir():
+    if not _is_complete(directory):
         _make(contents, directory)
     kinds = [
         (d.name, d.group, level)
@@ -134,6 +134,22 @@ def _ssim_window():
     return lambda z_NHWC: window("yh,xw,nhwc->nyxc", band, band, z_NHWC)
 
 
+def _is_complete(directory: pathlib.Path) -> bool:
+    """Return whether the proxy is there; remove what a crash has damaged."""
+    if not directory.is_dir():
+        return False
+    try:
+        images = np.load(directory / _IMAGES, mmap_mode="r")
+        if len(images) == len(np.load(directory / _SCORES)):
+            return True
+        reason = "fewer images than scores"
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error)
+    logging.warning("%s is damaged (%s): making it again", directory, reason)
+    shutil.rmtree(directory)
+    return False
+
+
 def _make(contents: dict[str, np.ndarray], directory: pathlib.Path) -> None:
     import dm_pix
     import jax
@@ -156,7 +172,7 @@ def _make(contents: dict[str, np.ndarray], directory: pathlib.Path) -> None:
             scores.append(np.asarray(ssim(originals, rounded / 255), np.float64))
     # (distortion and level, content) to (content, distortion and level).
     images = np.stack(images, axis=1).reshape(-1, *photos_NHWC.shape[1:])
-    aside = directory.with_name(f"{directory.name}.{os.getpid()}")
+    aside = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}")
     aside.mkdir(parents=True)
     np.save(aside / _IMAGES, images)
     np.save(aside / _SCORES, np.stack(scores, axis=1).ravel())

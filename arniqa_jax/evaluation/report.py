@@ -5,6 +5,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
+from arniqa_jax import errors
 from arniqa_jax.evaluation import comparison, regressors, rendering, results, tables
 from arniqa_jax.evaluation.results import Results
 from arniqa_jax.evaluation.tables import Table
@@ -31,8 +34,9 @@ def side_by_side(a: Results, b: Results) -> str:
 def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
     """Return a directory for these results, without the results of another evaluation.
 
-    It is `PARENT/STEP_or_NAME`. A number follows if a different evaluation is there.
-    The same evaluation (encoder, datasets, protocol) is overwritten.
+    It is `PARENT/STEP_or_NAME`. A number follows if a different evaluation is there, or
+    one that cannot be read. The same evaluation (encoder, datasets, protocol) is
+    overwritten.
     """
     name = short_name(evaluated)
     name += "-full-reference" if evaluated.full_reference else ""
@@ -40,8 +44,11 @@ def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
         directory = parent / (name if number == 1 else f"{name}-{number}")
         if not (directory / "results.json").exists():
             break
-        if _identity(results.load(directory)) == _identity(evaluated):
-            break
+        try:
+            if _identity(results.load(directory)) == _identity(evaluated):
+                break
+        except errors.ArniqaError as error:
+            logging.warning("%s; it is left as it is", error)
     return directory
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -228,19 +229,26 @@ def load(directory: str | os.PathLike) -> Results:
                 f"{data.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
                 f"evaluate again"
             )
-        with np.load(directory / "predictions.npz", allow_pickle=False) as arrays:
+        with (
+            open(directory / "predictions.npz", "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             datasets = tuple(_load_dataset(d, arrays) for d in data["datasets"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        cross = tuple(
+            CrossResult(**{**c, "figures": _figures(c["figures"])})
+            for c in data["cross"]
+        )
+        fields = {f.name for f in dataclasses.fields(Results)} - {"datasets", "cross"}
+        return Results(
+            **{name: data[name] for name in fields}, datasets=datasets, cross=cross
+        )
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        *(EOFError, zipfile.BadZipFile),
+    ) as error:
         raise errors.ArniqaError(
             f"{directory} holds no complete results ({error!r}): evaluate again"
         ) from error
-    fields = {f.name for f in dataclasses.fields(Results)} - {"datasets", "cross"}
-    cross = tuple(
-        CrossResult(**{**c, "figures": _figures(c["figures"])}) for c in data["cross"]
-    )
-    return Results(
-        **{name: data[name] for name in fields}, datasets=datasets, cross=cross
-    )
 
 
 def _find(directory: pathlib.Path) -> pathlib.Path:

@@ -126,7 +126,8 @@ class DatasetExtractor:
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in title.lower())
         key = self._key(images, rows, skip_unreadable)
         directory = self.directory / f"{name}-{key[:16]}"
-        values = feature_store.find(directory)
+        shape = (len(rows), *self._extractor.shape)
+        values = feature_store.find(directory, shape)
         if values is not None:
             logging.info("%s: features of %d images from the cache", title, len(rows))
             return values
@@ -138,7 +139,6 @@ class DatasetExtractor:
             unit="img",
             disable=not terminal,
         )
-        shape = (len(rows), *self._extractor.shape)
         with bar, feature_store.Writer(directory, shape) as writer:
             bar.update(writer.done)
             for block_BCD in self._blocks(images, rows[writer.done :], skip_unreadable):
@@ -154,7 +154,7 @@ class DatasetExtractor:
                         writer.done,
                         len(rows),
                     )
-        return feature_store.find(directory)
+        return feature_store.find(directory, shape)
 
     def _blocks(
         self, images: Images, rows: np.ndarray, skip_unreadable: bool

@@ -9,9 +9,10 @@ Shapes: N images of a dataset, R rows extracted, C crops (5 or 1), D features of
 at both scales, A regressors.
 """
 
+import contextlib
 import dataclasses
-import os
 import pathlib
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,51 +23,68 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.distributed import agreement
+from arniqa_jax.storage import locks
+from arniqa_jax.storage.files import write_atomically
 
 # Seconds between two flushes of the array to disk, at least.
 _SECONDS_BETWEEN_FLUSHES = 10.0
-_ARRAY, _DONE = "features.npy", "done"
+_ARRAY, _DONE, _LOCK, _PARTIAL = "features.npy", "done", "lock", ".partial"
 
 
-def find(directory: pathlib.Path) -> np.ndarray | None:
-    """Return a complete extraction, memory-mapped, or None; all processes agree."""
+def find(directory: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray | None:
+    """Return a complete extraction of this shape, memory-mapped, or None.
+
+    The answer is the same on all processes. Where a crash of the machine has damaged
+    the file, it is removed, with a warning.
+    """
+    damaged = ""
+    if jax.process_index() == 0 and directory.is_dir():
+        try:
+            values = np.load(directory / _ARRAY, mmap_mode="r")
+            if values.shape != shape or values.dtype != np.float32:
+                damaged = f"{values.dtype} {values.shape}, expected float32 {shape}"
+        except (OSError, ValueError, EOFError) as error:
+            damaged = str(error)
+        if damaged:
+            logging.warning(
+                "%s is damaged (%s): extracting it again", directory, damaged
+            )
+            shutil.rmtree(directory)
     if not agreement.agree(directory.is_dir()):
         return None
     return np.load(directory / _ARRAY, mmap_mode="r")
 
 
 class Writer:
-    """Writes an extraction; the end of the context without an error completes it.
+    """A context in which `append` adds rows; leaving it without an error completes.
+
+    Every writer has a directory of its own, which no other writer touches while it is
+    locked. A writer that finds one that was left by a process that has ended goes on
+    with it.
 
     Attributes:
-      done: number of rows that exist already; append the rows after them.
+      done: rows that are there already; begin after them.
     """
 
     def __init__(self, directory: pathlib.Path, shape: tuple[int, int, int]):
-        """Prepare an array (R, C, D) in a `directory` that does not exist yet."""
+        """For a `directory` that does not exist yet, and an array (R, C, D)."""
         self._final = directory
-        self._partial = directory.with_name(directory.name + ".partial")
         self._shape = shape
         self._writes = jax.process_index() == 0
+        self._lock = contextlib.ExitStack()
         self.done = 0
 
     def __enter__(self) -> "Writer":
         if self._writes:
-            self._partial.mkdir(parents=True, exist_ok=True)
-            if (self._partial / _DONE).exists():
-                self.done = int((self._partial / _DONE).read_text())
-                logging.info("resuming after %d images in %s", self.done, self._partial)
-                self._array = np.load(self._partial / _ARRAY, mmap_mode="r+")
-            else:
-                _check_space(self._partial, 4 * int(np.prod(self._shape)))
-                self._array = np.lib.format.open_memmap(
-                    self._partial / _ARRAY, "w+", np.float32, self._shape
-                )
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            if not self._continue_another():
+                self._begin()
         self.done = agreement.agree(self.done)
         self._flushed = time.monotonic()
         return self
 
     def append(self, values_BCD: np.ndarray) -> None:
+        """Add rows."""
         if self._writes:
             self._array[self.done : self.done + len(values_BCD)] = values_BCD
         self.done += len(values_BCD)
@@ -78,19 +96,68 @@ class Writer:
         if self._writes:
             del self._array
             if kind is None:
-                (self._partial / _DONE).unlink()
-                self._partial.rename(self._final)
+                self._complete()
+            self._lock.close()
         if kind is None:
             agreement.wait_for_all(f"features {self._final.name}")
+
+    def _begin(self) -> None:
+        name = f"{self._final.name}.{secrets.token_hex(4)}{_PARTIAL}"
+        self._partial = self._final.with_name(name)
+        _check_space(self._final.parent, 4 * int(np.prod(self._shape)))
+        # No other writer looks at this name, under which it is not locked yet.
+        unlocked = self._final.with_name(f".{name}")
+        unlocked.mkdir()
+        lock = unlocked / _LOCK
+        lock.touch()
+        locks.try_lock(self._lock.enter_context(lock.open()))
+        self._array = np.lib.format.open_memmap(
+            unlocked / _ARRAY, "w+", np.float32, self._shape
+        )
+        unlocked.rename(self._partial)
+
+    def _continue_another(self) -> bool:
+        """Take over what a process that has ended has left; False for nothing."""
+        for partial in sorted(self._final.parent.glob(f"{self._final.name}.*")):
+            with contextlib.ExitStack() as stack:
+                try:
+                    lock = stack.enter_context(open(partial / _LOCK))
+                    if not locks.try_lock(lock):
+                        continue  # its writer is at work
+                    # Its writer may have completed it since it was listed.
+                    (partial / _LOCK).stat()
+                except OSError:
+                    continue
+                try:
+                    done = int((partial / _DONE).read_text())
+                    array = np.load(partial / _ARRAY, mmap_mode="r+")
+                except (OSError, ValueError, EOFError):
+                    array = None
+                if array is None or array.shape != self._shape:
+                    shutil.rmtree(partial)  # killed before it had any rows
+                    continue
+                self._partial, self._array, self.done = partial, array, done
+                self._lock = stack.pop_all()
+                logging.info("going on after %d images in %s", done, partial)
+                return True
+        return False
+
+    def _complete(self) -> None:
+        (self._partial / _LOCK).unlink()
+        (self._partial / _DONE).unlink()
+        try:
+            self._partial.rename(self._final)
+        except OSError:
+            # Another writer has completed the same features in the meantime.
+            if not self._final.is_dir():
+                raise
+            shutil.rmtree(self._partial)
 
     def _flush(self) -> None:
         if self._writes:
             self._array.flush()
-            # The count is written after the array. It may be too low, but never too
-            # high.
-            aside = self._partial / f"{_DONE}.aside"
-            aside.write_text(str(self.done))
-            os.replace(aside, self._partial / _DONE)
+            # The count may lag behind the array, never the other way.
+            write_atomically(self._partial / _DONE, str(self.done))
         self._flushed = time.monotonic()
 
 

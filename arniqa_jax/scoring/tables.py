@@ -264,7 +264,11 @@ def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
             for line in lines:
                 if not lines.complete:
                     return
-                yield json.loads(line), lines.end
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    return  # the machine crashed before it had written the line
+                yield row, lines.end
 
 
 class _Lines:

@@ -5,7 +5,6 @@ checkpoints/  pictures/  features/  results/
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from arniqa_jax import errors
+from arniqa_jax.storage import locks
 from arniqa_jax.storage.files import local_path
 
 # Fields that a newer version of the program added, with the value that gives what the
@@ -60,13 +60,11 @@ class Workdir:
         except OSError as error:
             raise self._not_writable(error) from error
         with open(lock, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not locks.try_lock(file):
                 raise errors.ArniqaError(
                     f"{self.path} is in use by another run; wait for it, end it, or "
                     "choose another --workdir"
-                ) from None
+                )
             yield
 
     def _not_writable(self, error: OSError) -> errors.UsageError:

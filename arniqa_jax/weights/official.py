@@ -5,7 +5,6 @@ They are release files of the official repository. Their licence is in
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.storage import cache
+from arniqa_jax.storage import cache, locks
 from arniqa_jax.weights import download, model_directory, torch_import
 from arniqa_jax.weights.download import Pin
 
@@ -119,9 +118,7 @@ def _lock(home: pathlib.Path) -> Iterator[None]:
     """Let one process at a time download and convert; the others wait."""
     home.mkdir(parents=True, exist_ok=True)
     with open(home / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.try_lock(file):
             logging.info("waiting for another process that downloads the weights")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.wait_for_lock(file)
         yield

@@ -99,10 +99,16 @@ def read(directory: pathlib.Path, name: str) -> Regressor:
             )
         del described["arniqa_jax"]
         described["score_range"] = tuple(described["score_range"])
-        with np.load(directory / f"{name}.npz", allow_pickle=False) as arrays:
+        with (
+            open(directory / f"{name}.npz", "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             weights_D, intercept = arrays["weights"], float(arrays["intercept"])
         return Regressor(**described, weights_D=weights_D, intercept=intercept)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError),
+        *(EOFError, zipfile.BadZipFile),
+    ) as error:
         raise errors.CheckpointError(
             f"{path} cannot be read as a regressor ({error!r}): fit it again with "
             f"arniqa_jax.evaluate"
