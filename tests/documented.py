@@ -22,7 +22,7 @@ from unittest import mock
 import yaml
 from markdown_it import MarkdownIt
 
-from arniqa_jax import command
+from arniqa_jax import command, console
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (
@@ -64,6 +64,12 @@ NOT_OURS = {
     ".venv/bin/pre-commit install": "changes the repository",
     "git worktree add": "changes the repository",
     "bash .ci/run": "runs these tests",
+    "mkdir weights": "for the download that follows it",
+    "cd weights": "the same",
+    "for file in ARNIQA.pth": "takes the network",
+    "curl": "takes the network",
+    "done": "ends the loop of downloads",
+    "export ARNIQA_JAX_WEIGHTS=": "an environment variable; see download_test",
 }
 
 
@@ -145,6 +151,8 @@ def _our_command(words: list[str]) -> tuple[str, list[str]] | None:
     """Return the module of a command of this package, and its arguments."""
     if words[:2] == ["python", "-m"] and words[2].startswith("arniqa_jax."):
         return words[2], words[3:]
+    if words[0] == "arniqa":
+        return console.SUBCOMMANDS[words[1]], words[2:]
     return None
 
 
