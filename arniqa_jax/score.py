@@ -17,6 +17,7 @@ from arniqa_jax.storage import files
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _boolean = functools.partial(flags.DEFINE_bool, flag_values=FLAGS)
+_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS, lower_bound=0)
 _enum = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
 
 MODEL = command.define_model(FLAGS)
@@ -26,9 +27,7 @@ OUTPUT = _string(
     "File to write, .csv, .jsonl or .parquet; default: CSV on standard output.",
 )
 DETAILS = _boolean(
-    "details",
-    False,
-    "Add width, height, seconds (to decode) and the scores of the crops.",
+    "details", False, "Add width, height, seconds (to decode) and the crops' scores."
 )
 RAW = _boolean("raw", False, "Scores on the scale of the regressor's dataset.")
 RESUME = _boolean(
@@ -44,16 +43,18 @@ CROPS = _enum(
 )
 MAP = _string("map", None, "Folder for a heat map (PNG) of each image.")
 BACKGROUND = _string(
-    "background",
-    "black",
-    "What transparent pixels show: black, white or R,G,B.",
+    "background", "black", "What transparent pixels show: black, white or R,G,B."
 )
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    0,
-    "Images per batch; 0 chooses a number that suits the devices.",
-    lower_bound=0,
-    flag_values=FLAGS,
+SHARD = _string(
+    "shard",
+    None,
+    "I/N: score the I-th of N fixed parts of the images, I from 0, into its own file.",
+)
+ENGINE = _enum("engine", "local", ["local", "ray"], "Where to score: here, or by Ray.")
+ADDRESS = _string("address", None, "Ray cluster; default: start Ray on this machine.")
+WORKERS = _integer("workers", 0, "Processes of the engine; 0: as many as devices.")
+BATCH_SIZE = _integer(
+    "batch_size", 0, "Images per batch; 0 chooses a number that suits the devices."
 )
 PRECISION = _enum(
     "precision",
@@ -68,27 +69,29 @@ def main(arguments: list[str]) -> int:
     """Check the flags and score; return the exit code."""
     if not MODEL.value or not arguments:
         raise errors.UsageError(
-            "a model and something to score are needed, for example --model=kadid10k "
-            "photos/"
+            "expected a model and something to score: --model=kadid10k photos/"
         )
-    from arniqa_jax.scoring import job, scorer
+    from arniqa_jax.scoring import job, rows
 
-    output = files.local_path(OUTPUT.value, "--output") if OUTPUT.value else None
-    model = scorer.load(
+    score_rows = rows.ScoreRows(
         MODEL.value,
+        details=DETAILS.value,
+        raw=RAW.value,
+        map_folder=MAP.value,
         crops=CROPS.value,
         batch_size=BATCH_SIZE.value,
         precision=PRECISION.value,
         background=BACKGROUND.value,
     )
     return job.run(
-        model,
+        score_rows,
         arguments,
-        output,
-        details=DETAILS.value,
-        raw=RAW.value,
+        files.local_path(OUTPUT.value, "--output") if OUTPUT.value else None,
         resume=RESUME.value,
-        map_folder=MAP.value,
+        shard=SHARD.value,
+        engine=ENGINE.value,
+        address=ADDRESS.value,
+        workers=WORKERS.value,
     )
 
 

@@ -6,12 +6,14 @@ No file may end a run: an error in a file becomes the reason in its row.
 import collections
 import dataclasses
 import glob
+import hashlib
 import importlib.util
 import itertools
 import os
+import pathlib
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -39,10 +41,17 @@ _A_DIRECTORY = "a directory with the name of an image"
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A path to be scored; it has a `reason` if it is known that it cannot be."""
+    """An image to score.
+
+    Attributes:
+      path: its path, or what to call it.
+      reason: why it cannot be scored, where that is known without reading it.
+      content: the image itself; None to read it from the path.
+    """
 
     path: str
     reason: str | None = None
+    content: pictures.Picture | None = dataclasses.field(default=None, repr=False)
 
     @property
     def shown(self) -> str:
@@ -127,6 +136,74 @@ def find(
                 yield Input(argument, "no file matches this pattern")
 
 
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A fixed part of all images: those whose hash is `index` modulo `count`.
+
+    The part of an image follows from its path alone, as it stands in the table. So a
+    shard can be repeated, and files can be added, without touching other shards.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Return the shard that `I/N` names, I from 0 to N - 1.
+
+        Raises:
+          UsageError: the text is something else.
+        """
+        parts = text.split("/")
+        if len(parts) == 2 and all(part.isdecimal() for part in parts):
+            shard = cls(*map(int, parts))
+            if shard.index < shard.count:
+                return shard
+        raise errors.UsageError(
+            f"--shard={text}: expected I/N with I from 0 to N - 1, for example 0/8"
+        )
+
+    def has(self, shown: str) -> bool:
+        """Return whether a path is in this part."""
+        return self.count == 1 or int(digest(shown)) % self.count == self.index
+
+    def file(self, output: pathlib.Path) -> pathlib.Path:
+        """Return the name of the table of this part: `NAME-00000-of-00008.csv`."""
+        if self.count == 1:
+            return output
+        name = f"{output.stem}-{self.index:05d}-of-{self.count:05d}{output.suffix}"
+        return output.with_name(name)
+
+
+ALL = Shard(0, 1)
+
+
+def digest(shown: str) -> np.uint64:
+    """Return a number for a path, 64 bits of its BLAKE2b digest."""
+    value = hashlib.blake2b(shown.encode(), digest_size=8).digest()
+    return np.frombuffer(value, np.uint64)[0]
+
+
+def find_once(
+    arguments: Sequence[str], stdin: BinaryIO, skipped: Skipped, shard: Shard = ALL
+) -> Iterator[Input]:
+    """List the images of a shard as `find` does, each path once.
+
+    Several arguments can name the same path; 100 bytes of memory per path find it.
+    """
+    once = len(arguments) == 1 and arguments[0] != "-"
+    seen = set()
+    for item in find(arguments, stdin, skipped):
+        if not shard.has(item.shown):
+            continue
+        if not once:
+            number = digest(item.shown)
+            if number in seen:
+                continue
+            seen.add(number)
+        yield item
+
+
 def image_suffixes() -> tuple[str, ...]:
     """Return the suffixes of images that can be decoded here, in lower case."""
     extra = (
@@ -173,13 +250,17 @@ def decode(model, item: Input) -> np.ndarray:
     Raises:
       ImageError: the image cannot be decoded.
     """
-    return pictures.decode(item.path, background=model.background)
+    if item.content is None:
+        return pictures.decode(item.path, background=model.background)
+    return pictures.to_array(item.content, item.path, model.background)
 
 
 def load(model, item: Input) -> tuple[Loaded, tuple | None]:
     """Decode an image and take the view of a `Scorer`; never raise for a file."""
     start = time.perf_counter()
-    reason = item.reason or _obstacle(item.path)
+    reason = item.reason
+    if reason is None and item.content is None:
+        reason = _obstacle(item.path)
     if reason:
         return Loaded(item, reason), None
     try:

@@ -1,73 +1,87 @@
-"""The work of the score command: one row per image, and progress."""
+"""What the score command does: one row for each image, here or by an engine."""
 
 import pathlib
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import tqdm
 from absl import logging
 
-from arniqa_jax import command
+from arniqa_jax import command, errors
 from arniqa_jax.scoring import inputs, rows, tables
-from arniqa_jax.scoring.scorer import Scorer
-
-# Seconds between two progress lines if the output is not a terminal.
-_LINE_EVERY = 30.0
+from arniqa_jax.scoring.progress import Progress
 
 
 def run(
-    model: Scorer, arguments: list[str], output: pathlib.Path | None, **options
+    score_rows: rows.ScoreRows,
+    arguments: list[str],
+    output: pathlib.Path | None,
+    *,
+    resume: bool = False,
+    shard: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int = 0,
 ) -> int:
     """Score until the end, SIGTERM or Ctrl-C, and return the exit code.
 
     Args:
-      model: the model.
+      score_rows: the model and what to do with each image.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
       output: the table to write; None for standard output.
-      **options: passed to `score`.
+      resume: skip the images that have a score in the output.
+      shard: `I/N`, see `inputs.Shard`; None for all images.
+      engine: `local`, or `ray`, see `ray_job`.
+      address, workers: of the engine, see `ray_job.Cluster`.
 
     Raises:
-      UsageError: the model has no regressor.
+      UsageError: the model has no regressor, or the options do not go together.
     """
-    model.require_regressor()
+    part = inputs.Shard.parse(shard) if shard else inputs.ALL
+    if shard and output is None:
+        raise errors.UsageError("--shard needs --output, whose name gets the shard")
+    output = part.file(output) if output else None
+    if engine == "ray":
+        from arniqa_jax.scoring import ray_job
+
+        cluster = ray_job.Cluster(address, workers)
+        return ray_job.run(
+            score_rows, arguments, output, cluster, resume=resume, shard=part
+        )
     with command.StopRequest() as stop:
-        failed = score(model, arguments, output, stop, **options)
+        failed = score(score_rows, arguments, output, stop, resume=resume, shard=part)
     if stop.exit_code is not None:
         return stop.exit_code
     return command.FAILURE if failed else command.SUCCESS
 
 
 def score(
-    model: Scorer,
+    score_rows: rows.ScoreRows,
     arguments: list[str],
     output: pathlib.Path | None,
     stop: command.StopRequest,
     *,
-    details: bool,
-    raw: bool,
     resume: bool,
-    map_folder: str | None,
+    shard: inputs.Shard = inputs.ALL,
 ) -> int:
     """Write a row for each image; return how many images have no score.
 
     Args:
-      model: the model.
+      score_rows: the model and what to do with each image.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
       output: the table to write; None for standard output.
-      stop: checked after each image.
-      details: whether to write width, height, seconds (to decode) and the scores of
-        crops.
-      raw: whether to write scores on the scale of the regressor's dataset.
-      resume: whether to skip the images that have a score in the output.
-      map_folder: folder for a heat map of each image; None for no maps.
+      stop: looked at after each image.
+      resume: skip the images that have a score in the output.
+      shard: which part of the images to score.
     """
-    columns = rows.columns(model.crops, details=details)
-    identity = {"fingerprint": model.fingerprint, "raw": raw} if output else {}
+    model = score_rows.scorer
+    columns = rows.columns(model.crops, details=score_rows.details)
+    identity = {}
+    if output:
+        identity = {"fingerprint": model.fingerprint, "raw": score_rows.raw}
     skipped = inputs.Skipped()
 
     def find() -> Iterator[inputs.Input]:
-        return _each_once(inputs.find(arguments, sys.stdin.buffer, skipped), arguments)
+        return inputs.find_once(arguments, sys.stdin.buffer, skipped, shard)
 
     failed = 0
     with tables.Table(
@@ -77,9 +91,9 @@ def score(
         if sys.stderr.isatty() and "-" not in arguments:
             total = sum(1 for _ in find())
             skipped.clear()
-        progress = _Progress(total, len(table.done))
+        progress = Progress(total, len(table.done))
         items = (item for item in find() if not table.has(item.shown))
-        for row in rows.score_stream(model, items, raw=raw, map_folder=map_folder):
+        for row in score_rows.stream(items):
             failed += row["score"] is None
             table.write(row)
             progress.advance(failed)
@@ -89,53 +103,3 @@ def score(
     if skipped:
         logging.warning("%s", skipped)
     return failed
-
-
-def _each_once(
-    items: Iterable[inputs.Input], arguments: list[str]
-) -> Iterator[inputs.Input]:
-    """Yield each path once, although several arguments may name it."""
-    if len(arguments) == 1 and arguments != ["-"]:
-        yield from items  # one folder or pattern names nothing twice
-        return
-    seen = set()
-    for item in items:
-        digest = tables.digest(item.shown)
-        if digest not in seen:
-            seen.add(digest)
-            yield item
-
-
-class _Progress:
-    """A progress bar on a terminal; otherwise occasional log lines."""
-
-    def __init__(self, total: int | None, done: int):
-        self._bar = tqdm.tqdm(
-            total=total,
-            initial=done,
-            unit="img",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._start = self._last = time.monotonic()
-        self._count = self._failed = 0
-
-    def advance(self, failed: int) -> None:
-        self._count, self._failed = self._count + 1, failed
-        self._bar.update()
-        if self._bar.disable and time.monotonic() - self._last > _LINE_EVERY:
-            self._last = time.monotonic()
-            self._log()
-
-    def close(self) -> None:
-        self._bar.close()
-        self._log()
-
-    def _log(self) -> None:
-        rate = self._count / max(time.monotonic() - self._start, 1e-9)
-        logging.info(
-            "%d images, %.1f a second; %d without a score",
-            self._count,
-            rate,
-            self._failed,
-        )

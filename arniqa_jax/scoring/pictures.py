@@ -76,20 +76,20 @@ def decode(
     )
 
 
-def to_array(image: Picture, index: int, background: RGB = BLACK) -> np.ndarray:
+def to_array(image: Picture, name: str, background: RGB = BLACK) -> np.ndarray:
     """Return the pixels of an image, uint8 (H, W, 3), sRGB.
 
     Args:
       image: a path, encoded bytes, a Pillow image, or an array (H, W, 3) of uint8 or of
         float in [0, 1].
-      index: position of the image among all images, for error messages.
+      name: what to call the image in an error; a path has its own name.
       background: shown by transparent pixels.
 
     Raises:
       ImageError: the image cannot be read, or the array has another form.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), background=background, name=f"image {index}")
+        return decode(bytes(image), background=background, name=name)
     if isinstance(image, str | os.PathLike):
         return decode(image, background=background)
     if isinstance(image, Image.Image):
@@ -98,17 +98,17 @@ def to_array(image: Picture, index: int, background: RGB = BLACK) -> np.ndarray:
             return images.from_pillow(image, apply_orientation=True, to_rgb=to_rgb)
         except (OSError, ValueError, SyntaxError) as error:
             reason = images.one_line(error)
-            raise errors.ImageError(f"image {index}: {reason}") from error
+            raise errors.ImageError(f"{name}: {reason}") from error
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise errors.ImageError(
-            f"image {index}: expected an array (H, W, 3), found {array.shape}"
+            f"{name}: expected an array (H, W, 3), found {array.shape}"
         )
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
         raise errors.ImageError(
-            f"image {index}: expected uint8, or floating point in [0, 1], found "
+            f"{name}: expected uint8, or floating point in [0, 1], found "
             f"{array.dtype} from {array.min():g} to {array.max():g}"
         )
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)

@@ -1,10 +1,15 @@
-"""From a stream of images to one table row each; an error becomes the row's reason."""
+"""From images to one row of a table each; whatever is wrong with one is a reason.
+
+`score_stream` serves the score command. `ScoreRows` is for engines that map a function
+over batches of rows (Ray Data, Hugging Face datasets, Spark, Beam). It imports none of
+them.
+"""
 
 import errno
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +18,7 @@ from arniqa_jax import errors
 from arniqa_jax.data.images import one_line
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.extractor import map_in_threads
-from arniqa_jax.scoring import heat_map, inputs
+from arniqa_jax.scoring import heat_map, inputs, scorer
 from arniqa_jax.scoring.scorer import Scorer
 
 # Write errors that every further image would cause too.
@@ -108,3 +113,138 @@ def _write_map(model: Scorer, item: inputs.Input, folder: str) -> str | None:
             raise
         return f"its map cannot be written: {one_line(error)}"
     return None
+
+
+# --- For engines --------------------------------------------------------------------
+
+# Columns that hold images, in the order in which they are looked for.
+_IMAGE_COLUMNS = ("image", "bytes", "path")
+
+
+class ScoreRows:
+    """Scores batches of rows: columns in, the same columns and `score`, `error` out.
+
+    An instance can be pickled. It holds the name of the model, not the model, which is
+    loaded once per process at the first batch.
+
+    Ray Data::
+
+        photos = ray.data.read_binary_files("photos", include_paths=True)
+        scored = photos.map_batches(
+            ScoreRows, fn_constructor_args=["kadid10k"], batch_size=256,
+            compute=ray.data.ActorPoolStrategy(size=4), num_gpus=1)
+
+    Hugging Face datasets::
+
+        scored = dataset.map(ScoreRows("kadid10k"), batched=True, batch_size=256)
+
+    Spark::
+
+        rows = ScoreRows("kadid10k")
+
+        def score(frames):
+            for frame in frames:
+                yield pandas.DataFrame(rows(frame.to_dict("list")))
+
+        scored = table.mapInPandas(score, "path string, score double, error string")
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike,
+        *,
+        column: str | None = None,
+        raw: bool = False,
+        details: bool = False,
+        map_folder: str | None = None,
+        **options: Any,
+    ):
+        """Keep what to do; nothing is loaded yet.
+
+        Args:
+          model: as `scorer.load`. Every process must be able to read it.
+          column: the column with the images; by default the first of `image`, `bytes`
+            and `path` that there is. An image is a path, encoded bytes, a Pillow image,
+            an array (H, W, 3), or a dictionary with `bytes` or `path`.
+          raw: give scores in the scale of the regressor's dataset.
+          details: also add width, height, seconds and the scores of the crops.
+          map_folder: folder for a heat map of each image; None for no maps.
+          **options: of `scorer.load`, for example `crops="whole"`.
+        """
+        self.model = os.fspath(model)
+        self.column = column
+        self.raw, self.details, self.map_folder = raw, details, map_folder
+        self.options = options
+        self._scorer: Scorer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_scorer": None}
+
+    @property
+    def scorer(self) -> Scorer:
+        """The model, loaded at the first use.
+
+        Raises:
+          ArniqaError: as `scorer.load`; or the model has no regressor.
+        """
+        if self._scorer is None:
+            loaded = scorer.load(self.model, **self.options)
+            loaded.require_regressor()
+            self._scorer = loaded
+        return self._scorer
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, Any]:
+        """Return the columns of a batch and those of its scores.
+
+        Args:
+          batch: columns of equal length, by name.
+
+        Returns:
+          The columns of `batch` as they are; `score`, float64, NaN without a score;
+          `error`, text, empty without an error; with `details` further float64 columns.
+
+        Raises:
+          UsageError: no column has images.
+        """
+        found = list(self.stream(self._items(batch)))
+        added = {}
+        for name in columns(self.scorer.crops, details=self.details):
+            if name == "error":
+                added[name] = np.array([row[name] or "" for row in found], np.str_)
+            elif name != "path":
+                added[name] = np.array([row[name] for row in found], np.float64)
+        return {**batch, **added}
+
+    def stream(self, items: Iterable[inputs.Input]) -> Iterator[dict[str, Any]]:
+        """Yield a row for each image, as `score_stream`."""
+        return score_stream(
+            self.scorer, items, raw=self.raw, map_folder=self.map_folder
+        )
+
+    def _items(self, batch: Mapping[str, Sequence]) -> list[inputs.Input]:
+        candidates = [self.column] if self.column else _IMAGE_COLUMNS
+        column = next((name for name in candidates if name in batch), None)
+        if column is None:
+            raise errors.UsageError(
+                f"no column {' or '.join(candidates)} among {', '.join(batch)}: name "
+                "the one with the images, ScoreRows(model, column=...)"
+            )
+        values = batch[column]
+        names = batch.get("path", [None] * len(values))
+        return [
+            _item(value, name, index)
+            for index, (value, name) in enumerate(zip(values, names, strict=True))
+        ]
+
+
+def _item(value: Any, name: Any, index: int) -> inputs.Input:
+    """Return what one cell of a column holds."""
+    if isinstance(value, Mapping):
+        name = value.get("path") or name
+        value = value.get("bytes") or value.get("path")
+    name = os.fspath(name) if isinstance(name, str | os.PathLike) else f"row {index}"
+    if value is None:
+        return inputs.Input(name, "no image in this row")
+    if isinstance(value, str | os.PathLike):
+        return inputs.Input(os.fspath(value))
+    return inputs.Input(name, content=value)

@@ -206,7 +206,7 @@ class Scorer:
         return heat_map.quality_map(self, self._pixels(image, 0), stride)
 
     def _pixels(self, image: Picture, index: int) -> np.ndarray:
-        return pictures.to_array(image, index, self.background)
+        return pictures.to_array(image, f"image {index}", self.background)
 
     def score_fn(self, params: dict[str, Any], images_NHWC: jax.Array) -> jax.Array:
         """Return the scores of images; for use as a loss.

@@ -6,7 +6,6 @@ what the scores depend on, so that no table mixes two models.
 """
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -19,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.scoring.inputs import digest
 from arniqa_jax.storage.files import write_atomically
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -162,10 +162,7 @@ class Table:
 
     def _pack(self) -> None:
         pyarrow, parquet = _import_parquet()
-        types = {"path": pyarrow.string(), "error": pyarrow.string()}
-        types |= {"width": pyarrow.int64(), "height": pyarrow.int64()}
-        fields = [(name, types.get(name, pyarrow.float64())) for name in self._columns]
-        schema = pyarrow.schema(fields)
+        schema = _schema(self._columns)
         aside = self._target.with_suffix(".partial.parquet")
         with parquet.ParquetWriter(aside, schema) as writer:
             rows = []
@@ -179,12 +176,36 @@ class Table:
         self._path.unlink()
 
     def _unpack(self) -> None:
-        _, parquet = _import_parquet()
         aside = self._path.with_suffix(".aside")
         with open(aside, "w", encoding="utf-8") as file:
-            for batch in parquet.ParquetFile(self._target).iter_batches():
-                file.writelines(json.dumps(row) + "\n" for row in batch.to_pylist())
+            for row in read_parquet(self._target):
+                file.write(json.dumps(row) + "\n")
         os.replace(aside, self._path)
+
+
+def _schema(columns: Sequence[str]):
+    pyarrow, _ = _import_parquet()
+    types = {"path": pyarrow.string(), "error": pyarrow.string()}
+    types |= {"width": pyarrow.int64(), "height": pyarrow.int64()}
+    return pyarrow.schema(
+        [(name, types.get(name, pyarrow.float64())) for name in columns]
+    )
+
+
+def encode_parquet(rows: list[dict[str, Any]], columns: Sequence[str]) -> bytes:
+    """Return the content of a Parquet file with these rows."""
+    pyarrow, parquet = _import_parquet()
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, _schema(columns)), content)
+    return content.getvalue()
+
+
+def read_parquet(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file."""
+    _, parquet = _import_parquet()
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
 
 
 def check_suffix(path: pathlib.Path) -> None:
@@ -285,12 +306,6 @@ class _Lines:
             self.complete = line.endswith(b"\n")
             # The file may end within a character.
             yield line.decode("utf-8", "replace")
-
-
-def digest(path: str) -> np.uint64:
-    """Return a number for a path, 64 bits of its BLAKE2b digest."""
-    value = hashlib.blake2b(path.encode(), digest_size=8).digest()
-    return np.frombuffer(value, np.uint64)[0]
 
 
 def _import_parquet():

@@ -1,0 +1,254 @@
+"""Scoring on many machines: Ray Data deals out the images, workers write part files.
+
+Ray schedules, and repeats the work of a worker or a machine that was lost. What is
+done is read from the part files (`parts`), so that a run can be continued with another
+number of workers, with files added, and after the loss of the driver.
+"""
+
+import dataclasses
+import logging as py_logging
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from arniqa_jax import command, errors
+from arniqa_jax.scoring import inputs, parts, rows
+from arniqa_jax.scoring.progress import Progress
+
+# Images in a part file: a worker that is lost costs at most these. A worker decodes and
+# computes at the same time within a part, but not across parts.
+_FEWEST_ROWS, _MOST_ROWS = 32, 1024
+# Parts that a worker writes at least, where there are enough images: all workers then
+# end at about the same time.
+_PARTS_PER_WORKER = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Where to run.
+
+    Attributes:
+      address: of a Ray cluster, `auto` on one of its machines; None starts Ray here.
+      workers: processes that hold a model each; 0 for one per GPU, per TPU host, or, in
+        a cluster without either, per machine.
+    """
+
+    address: str | None = None
+    workers: int = 0
+
+
+def run(
+    score_rows: rows.ScoreRows,
+    arguments: list[str],
+    output: pathlib.Path | None,
+    cluster: Cluster,
+    *,
+    resume: bool,
+    shard: inputs.Shard = inputs.ALL,
+) -> int:
+    """Score until the end, SIGTERM or Ctrl-C, and return the exit code.
+
+    Args:
+      score_rows: what every worker runs. Its model is loaded here too, to check it.
+      arguments: files, folders, patterns or `-`, see `inputs.find`.
+      output: folder of part files; every worker sees it.
+      cluster: where to run.
+      resume: continue a folder that has rows.
+      shard: which part of the images to score.
+
+    Raises:
+      UsageError: no output, or it cannot be continued.
+      ArniqaError: Ray is not installed, or the run failed.
+    """
+    if output is None:
+        raise errors.UsageError("--engine=ray needs --output, a folder of part files")
+    output = output.absolute()
+    ray = _import_ray()
+    with command.StopRequest() as stop:
+        # Before JAX starts its threads, beside which no process should be forked.
+        _start(ray, cluster)
+        try:
+            write, items, done = _prepare(
+                score_rows, arguments, output, resume=resume, shard=shard
+            )
+            failed = _score(ray, items, done, write, cluster, stop)
+        except ray.exceptions.RayError as error:
+            raise errors.ArniqaError(
+                f"the Ray job failed, continue it with --resume: {_cause(error)}"
+            ) from error
+        finally:
+            ray.shutdown()
+    if stop.exit_code is not None:
+        return stop.exit_code
+    return command.FAILURE if failed else command.SUCCESS
+
+
+def _prepare(
+    score_rows: rows.ScoreRows,
+    arguments: list[str],
+    output: pathlib.Path,
+    *,
+    resume: bool,
+    shard: inputs.Shard,
+) -> tuple["WriteParts", list[inputs.Input], int]:
+    """Return what the workers run, what is still to score, and how much is done."""
+    # This process only reads the model: it leaves the accelerators to the workers.
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    model = score_rows.scorer
+    columns = rows.columns(model.crops, details=score_rows.details)
+    identity = {"fingerprint": model.fingerprint, "raw": score_rows.raw}
+    run, done = parts.open_folder(output, columns, identity, resume)
+    skipped = inputs.Skipped()
+    found = inputs.find_once(arguments, sys.stdin.buffer, skipped, shard)
+    items = [item for item in found if not _is_in(done, item.shown)]
+    if skipped:
+        logging.warning("%s", skipped)
+    return WriteParts(score_rows, output, columns, run), items, len(done)
+
+
+def _score(
+    ray: Any,
+    items: list[inputs.Input],
+    done: int,
+    write: "WriteParts",
+    cluster: Cluster,
+    stop: command.StopRequest,
+) -> int:
+    """Score all items; return how many have no score."""
+    failed = 0
+    progress = Progress(len(items) + done, done)
+    if items:
+        for summary in _map(ray, items, write, cluster):
+            failed += int(summary["failed"])
+            progress.advance(failed, int(summary["images"]))
+            if stop.exit_code is not None:
+                break
+    progress.close()
+    return failed
+
+
+class WriteParts:
+    """Scores a batch of paths and writes it as one part; runs in Ray's actors."""
+
+    def __init__(
+        self,
+        score_rows: rows.ScoreRows,
+        folder: pathlib.Path,
+        columns: list[str],
+        run: str,
+    ):
+        """Keep what to do; see `parts.write`."""
+        self.score_rows, self.folder = score_rows, folder
+        self.columns, self.run = columns, run
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return one row: how many images were scored, and how many have no score.
+
+        Args:
+          batch: `path`, and `reason`, empty or why the image cannot be scored.
+        """
+        items = [
+            inputs.Input(str(path), str(reason) or None)
+            for path, reason in zip(batch["path"], batch["reason"], strict=True)
+        ]
+        found = list(self.score_rows.stream(items))
+        if not parts.write(self.folder, found, self.columns, self.run):
+            raise errors.ArniqaError(f"{self.folder} was taken over by another run")
+        failed = sum(row["score"] is None for row in found)
+        return {"images": np.array([len(found)]), "failed": np.array([failed])}
+
+
+def _block(items: list[inputs.Input]) -> dict[str, list[str]]:
+    """Return the columns of some images."""
+    reasons = [
+        "its name is not UTF-8" if item.shown != item.path else item.reason or ""
+        for item in items
+    ]
+    return {"path": [item.shown for item in items], "reason": reasons}
+
+
+def _is_in(done: np.ndarray, shown: str) -> bool:
+    if not len(done):
+        return False
+    number = inputs.digest(shown)
+    at = np.searchsorted(done, number)
+    return at < len(done) and done[at] == number
+
+
+def _map(
+    ray: Any, items: list[inputs.Input], write: WriteParts, cluster: Cluster
+) -> Iterator[dict]:
+    """Yield a summary of each part that was written."""
+    import pyarrow
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    resources, workers = _resources(ray.nodes(), cluster.workers)
+    size = len(items) // (workers * _PARTS_PER_WORKER)
+    size = min(max(size, _FEWEST_ROWS), _MOST_ROWS)
+    starts = range(0, len(items), size)
+    tables = [pyarrow.table(_block(items[i : i + size])) for i in starts]
+    workers = min(workers, len(tables))
+    written = ray.data.from_arrow(tables).map_batches(
+        WriteParts,
+        fn_constructor_args=[write.score_rows, write.folder, write.columns, write.run],
+        batch_size=size,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        **resources,
+    )
+    yield from written.iter_rows()
+
+
+def _resources(nodes: list[dict], workers: int) -> tuple[dict[str, Any], int]:
+    """Return what a worker needs, as arguments of `map_batches`, and their number."""
+    found = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in found))
+    chips = [int(node["TPU"]) for node in found if node.get("TPU")]
+    if gpus:
+        return {"num_gpus": 1}, workers or gpus
+    if chips:
+        return {"resources": {"TPU": max(chips)}}, workers or len(chips)
+    return {"num_cpus": 1}, workers or len(found)
+
+
+def _start(ray: Any, cluster: Cluster) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What Ray says of its own start and of each operator.
+    py_logging.getLogger("ray").setLevel(py_logging.ERROR)
+    try:
+        ray.init(
+            address=cluster.address,
+            include_dashboard=None if cluster.address else False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise errors.ArniqaError(
+            f"Ray cannot be started at {cluster.address or 'this machine'}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the last line of Ray's account, which names the error of the worker."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise errors.ArniqaError(
+            "--engine=ray needs Ray, which is not installed: pip install "
+            "'arniqa_jax[ray]'"
+        ) from error
+    return ray
