@@ -4,10 +4,10 @@
         --datasets=builtin,biq2021 --root=DATASETS [--seeds=27,28,29] \\
         [--config.train.steps=1000 ...]
 
-The studies are the rows of `STUDIES`; the first variant of each is what the others are
-compared with. Every variant and seed is a normal run in OUTPUT/VARIANT-SEED, started by
-`arniqa_jax.main`. The same command again resumes what was interrupted, leaves out what
-is finished, and prints the tables, which also go to OUTPUT/STUDY.md:
+The studies are the rows of `STUDIES`. The first variant of a study is the reference for
+the others. Every variant and seed is a normal run in OUTPUT/VARIANT-SEED, started by
+`arniqa_jax.main`. The same command resumes interrupted runs, skips finished ones, and
+prints the tables, which it also writes to OUTPUT/STUDY.md:
 
 - each run: SRCC of the untrained and of the trained encoder on each dataset, the
   difference, and its 95 % interval over images
@@ -62,14 +62,14 @@ class Finished(NamedTuple):
 
 
 def main():
-    """Run what is missing and print the tables."""
+    """Run the missing runs and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--config", default="scratch")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--photographs", default="", help="empty: the built-in ones")
+    parser.add_argument("--photographs", default="", help="default: built-in ones")
     parser.add_argument("--datasets", default="builtin")
     parser.add_argument("--root", default="", help="folder of the datasets")
     parser.add_argument("--seeds", default="27,28,29")
@@ -83,7 +83,8 @@ def main():
         *fields,
     ]
     runs = []
-    # All variants of one seed before the next seed: an interrupted study compares.
+    # Run all variants of one seed before the next seed, so that an interrupted study
+    # has complete comparisons.
     for seed in map(int, arguments.seeds.split(",")):
         for variant, fields in STUDIES[arguments.study].items():
             workdir = arguments.output / f"{variant}-{seed}"
@@ -101,7 +102,7 @@ def main():
 
 def _train(config: str, workdir: pathlib.Path, fields: list[str]) -> None:
     command = [sys.executable, "-m", "arniqa_jax.main", f"--config={config}"]
-    # The tables of the run go to its directory; here the tables of the study are shown.
+    # The output of a run is discarded, because its tables are in its directory.
     finished = subprocess.run(
         [*command, f"--workdir={workdir}", *fields], stdout=subprocess.DEVNULL
     )

@@ -135,7 +135,7 @@ def _ssim_window():
 
 
 def _is_complete(directory: pathlib.Path) -> bool:
-    """Return whether the proxy is there; remove what a crash has damaged."""
+    """Return whether the proxy exists; remove one that a crash has damaged."""
     if not directory.is_dir():
         return False
     try:

@@ -34,8 +34,8 @@ _ARRAY, _DONE, _LOCK, _PARTIAL = "features.npy", "done", "lock", ".partial"
 def find(directory: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray | None:
     """Return a complete extraction of this shape, memory-mapped, or None.
 
-    The answer is the same on all processes. Where a crash of the machine has damaged
-    the file, it is removed, with a warning.
+    The answer is the same on all processes. A file that a crash of the machine has
+    damaged is removed, with a warning.
     """
     damaged = ""
     if jax.process_index() == 0 and directory.is_dir():
@@ -56,18 +56,17 @@ def find(directory: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray | N
 
 
 class Writer:
-    """A context in which `append` adds rows; leaving it without an error completes.
+    """Writes an extraction; the end of the context without an error completes it.
 
-    Every writer has a directory of its own, which no other writer touches while it is
-    locked. A writer that finds one that was left by a process that has ended goes on
-    with it.
+    Every writer has its own directory, which it locks. No other writer uses a locked
+    directory. If a process has ended and left a directory, the next writer resumes it.
 
     Attributes:
-      done: rows that are there already; begin after them.
+      done: number of rows that exist already; append the rows after them.
     """
 
     def __init__(self, directory: pathlib.Path, shape: tuple[int, int, int]):
-        """For a `directory` that does not exist yet, and an array (R, C, D)."""
+        """Prepare an array (R, C, D) in a `directory` that does not exist yet."""
         self._final = directory
         self._shape = shape
         self._writes = jax.process_index() == 0
@@ -105,7 +104,8 @@ class Writer:
         name = f"{self._final.name}.{secrets.token_hex(4)}{_PARTIAL}"
         self._partial = self._final.with_name(name)
         _check_space(self._final.parent, 4 * int(np.prod(self._shape)))
-        # No other writer looks at this name, under which it is not locked yet.
+        # Until the directory is locked it has another name, which no other writer looks
+        # at.
         unlocked = self._final.with_name(f".{name}")
         unlocked.mkdir()
         lock = unlocked / _LOCK
@@ -117,14 +117,14 @@ class Writer:
         unlocked.rename(self._partial)
 
     def _continue_another(self) -> bool:
-        """Take over what a process that has ended has left; False for nothing."""
+        """Resume the directory of an ended writer; return False if there is none."""
         for partial in sorted(self._final.parent.glob(f"{self._final.name}.*")):
             with contextlib.ExitStack() as stack:
                 try:
                     lock = stack.enter_context(open(partial / _LOCK))
                     if not locks.try_lock(lock):
-                        continue  # its writer is at work
-                    # Its writer may have completed it since it was listed.
+                        continue  # the writer is still running
+                    # The writer may have completed the directory after it was listed.
                     (partial / _LOCK).stat()
                 except OSError:
                     continue
@@ -134,11 +134,11 @@ class Writer:
                 except (OSError, ValueError, EOFError):
                     array = None
                 if array is None or array.shape != self._shape:
-                    shutil.rmtree(partial)  # killed before it had any rows
+                    shutil.rmtree(partial)  # the writer was killed before any row
                     continue
                 self._partial, self._array, self.done = partial, array, done
                 self._lock = stack.pop_all()
-                logging.info("going on after %d images in %s", done, partial)
+                logging.info("resuming after %d images in %s", done, partial)
                 return True
         return False
 
@@ -156,7 +156,8 @@ class Writer:
     def _flush(self) -> None:
         if self._writes:
             self._array.flush()
-            # The count may lag behind the array, never the other way.
+            # The count is written after the array. It may be too low, but never too
+            # high.
             write_atomically(self._partial / _DONE, str(self.done))
         self._flushed = time.monotonic()
 

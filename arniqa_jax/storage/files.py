@@ -32,11 +32,11 @@ def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
-    The content goes to a temporary file in the same directory, with a name that no
-    other writer has. It is renamed when it is complete and on the disk.
+    The content is written to a temporary file in the same directory, whose name no
+    other writer uses. It is flushed to disk and then renamed.
 
     Raises:
-      OSError: it cannot be written; `filename` is always set.
+      OSError: the file cannot be written; `filename` is always set.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     content = content.encode() if isinstance(content, str) else content

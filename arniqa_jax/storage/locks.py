@@ -1,4 +1,4 @@
-"""Locks on files. The system releases the lock of a process that has ended."""
+"""Locks on files; the system releases the locks of a process when it ends."""
 
 from typing import IO
 
@@ -6,7 +6,7 @@ from arniqa_jax import errors
 
 
 def try_lock(file: IO) -> bool:
-    """Lock an open file until it is closed; return False where another one holds it.
+    """Lock an open file until it is closed; return False if it is locked already.
 
     Raises:
       ArniqaError: this system has no such locks.
@@ -20,7 +20,7 @@ def try_lock(file: IO) -> bool:
 
 
 def wait_for_lock(file: IO) -> None:
-    """Lock an open file until it is closed, once the others have released it.
+    """Wait until an open file can be locked, then lock it until it is closed.
 
     Raises:
       ArniqaError: this system has no such locks.
@@ -30,7 +30,7 @@ def wait_for_lock(file: IO) -> None:
 
 
 def _fcntl():
-    # Here, so that the package can be imported on Windows.
+    # The import is here so that the package can be imported on Windows.
     try:
         import fcntl
     except ImportError:
