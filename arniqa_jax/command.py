@@ -24,6 +24,7 @@ import re
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -88,6 +89,9 @@ def run(
         code = 128 + signal.SIGPIPE
     except OSError as error:
         code = report(_describe_os_error(error), FAILURE)
+    except Exception:
+        traceback.print_exc()  # a bug
+        code = FAILURE
     if "arniqa_jax.distributed.agreement" in sys.modules:
         # Skip the shutdown barrier: the other processes are already blocked on this
         # one.
@@ -146,8 +150,18 @@ class ProcessFlags:
             flag_values=flag_values,
         )
 
+        self._start_timeout_seconds = flags.DEFINE_integer(
+            "start_timeout_seconds",
+            300,
+            "A process ends with code 75 if the others have not arrived by then.",
+            lower_bound=1,
+            flag_values=flag_values,
+        )
+
     def start(self) -> None:
         """Connect the processes; must come before any other use of JAX."""
+        import jax
+
         from arniqa_jax.distributed import sharding
 
         sharding.start_processes(
@@ -155,7 +169,11 @@ class ProcessFlags:
             self._num_processes.value,
             self._process_id.value,
             heartbeat_seconds=self._heartbeat_seconds.value,
+            start_timeout_seconds=self._start_timeout_seconds.value,
         )
+        if jax.distributed.is_initialized() and jax.process_index() > 0:
+            # Process 0 alone reports progress. Every process reports its own problems.
+            logging.set_verbosity(logging.WARNING)
 
 
 def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:

@@ -5,7 +5,8 @@
 MOMENT is `step` (while the metrics of this step are written), `save` (just after the
 writing of this checkpoint has begun), `evaluation` (with half of the features of the
 validation at this step on disk; with a delay, as it begins), `start` (of the process,
-at whatever step), or `never`. The signal falls DELAY seconds later.
+at whatever step), or `never`. The signal falls DELAY seconds later. With `fail` the
+process raises an error instead, while the metrics of this step are written.
 """
 
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 
-from arniqa_jax import command, main
+from arniqa_jax import command, errors, main
 
 
 def _arm(moment: str, at: int, number: signal.Signals, delay: float | None) -> None:
@@ -62,7 +63,14 @@ def _arm(moment: str, at: int, number: signal.Signals, delay: float | None) -> N
             feature_store.Writer.append = append_and_die
         return validate(encoder, *args, **options)
 
-    if moment == "step":
+    def fail_to_write(self, step, metrics):
+        if step == at:
+            raise errors.DatasetError("a fault of this process alone")
+        write(self, step, metrics)
+
+    if moment == "fail":
+        metrics_log.MetricsLog.step = fail_to_write
+    elif moment == "step":
         metrics_log.MetricsLog.step = write_or_die
     elif moment == "save":
         checkpoints.Checkpoints.save = save_and_die

@@ -174,3 +174,39 @@ def test_what_process_0_finds_wrong_is_said_by_all(one_process, labelled):
         assert (code, out) == (2, "")
         assert "seed was 27 and is 28" in err.splitlines()[-1]
     assert (path / "config.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [("fail:2", "never"), ("never", "fail:2")])
+def test_a_failure_of_one_process_ends_all_with_its_code(labelled, tmp_path, moments):
+    """With 75 a scheduler would start the job again, to fail again."""
+    ended = _run(tmp_path, labelled, *moments)
+    assert [code for code, *_ in ended] == [1, 1], ended
+    for moment, (_, _, err) in zip(moments, ended, strict=True):
+        assert "Traceback" not in err
+        if moment == "never":
+            assert re.search(r"error: process \d of 2 has failed", err), err
+        else:
+            assert "error: a fault of this process alone" in err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_never_arrives(rank):
+    """The others end with one line, and the code that asks for another start."""
+    address = soak.free_address()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "arniqa_jax.main", "--config=pretrain"),
+            *("--workdir=never made", f"--coordinator={address}"),
+            *("--num_processes=2", f"--process_id={rank}"),
+            "--start_timeout_seconds=1",
+        ],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: the processes of this run have not all arrived at {address} within 1 s"
+    )
+    assert not (_ROOT / "never made").exists()

@@ -65,7 +65,6 @@ def initialized(monkeypatch):
     monkeypatch.setattr(
         jax.distributed, "initialize", lambda **args: calls.append(args)
     )
-    monkeypatch.setattr(sharding.sys, "excepthook", None)
     for name in (*_SLURM, *_OPEN_MPI):
         monkeypatch.delenv(name, raising=False)
     return calls
@@ -79,12 +78,15 @@ def test_one_process_joins_nothing(initialized):
 def test_flags_come_first(initialized, monkeypatch):
     for name, value in _SLURM.items():
         monkeypatch.setenv(name, value)
-    sharding.start_processes("127.0.0.1:8476", 3, 2, heartbeat_seconds=7)
+    sharding.start_processes(
+        "127.0.0.1:8476", 3, 2, heartbeat_seconds=7, start_timeout_seconds=20
+    )
     assert initialized == [
         {
             "coordinator_address": "127.0.0.1:8476",
             "num_processes": 3,
             "process_id": 2,
+            "initialization_timeout": 100,
             "heartbeat_timeout_seconds": 14,
             "shutdown_timeout_seconds": 14,
         }

@@ -22,8 +22,10 @@ from jax.experimental import multihost_utils
 from arniqa_jax import errors
 
 _MESSAGE_BYTES = 4096
-_GRACE = 2.0
-_ALIVE = "arniqa_jax/alive"
+# Seconds that process 0 waits for the others to leave: after its own failure, and after
+# the loss of a process, which may never say that it leaves.
+_GRACE_AFTER_FAILURE, _GRACE_AFTER_LOSS = 10.0, 2.0
+_ALIVE, _FAILED, _LEFT = (f"arniqa_jax/{name}" for name in ("alive", "failed", "left"))
 # Substrings of the error messages of a broken collective, one per backend.
 _LOST = ("Gloo", "NCCL", "coordination service", "heartbeat", "UNAVAILABLE")
 
@@ -81,7 +83,8 @@ def reporting_lost_process() -> Iterator[None]:
     """Raise a one-line error if a collective fails because another process has ended.
 
     Raises:
-      LostProcessError: another process has ended.
+      ArniqaError: another process has failed; `exit_code` is that of its failure.
+      LostProcessError: another process has ended, and did not say why.
     """
     try:
         yield
@@ -90,6 +93,9 @@ def reporting_lost_process() -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _LOST):
             raise
+        failure = _failure()
+        if failure is not None:
+            raise failure from error
         reason = " ".join(str(error).split())[:200]
         raise errors.LostProcessError(_lost(reason)) from error
 
@@ -114,8 +120,16 @@ def watch(heartbeat_seconds: float) -> None:
 def _watch(heartbeat_seconds: float) -> None:
     client, rank = distributed.global_state.client, jax.process_index()
     heard = dict.fromkeys(range(jax.process_count()), ("", time.monotonic()))
+    # A failure is asked for every second, a heartbeat ten times in its interval.
+    ticks = max(1, round(heartbeat_seconds / 10))
     for beat in itertools.count():
-        time.sleep(heartbeat_seconds / 10)
+        time.sleep(heartbeat_seconds / 10 / ticks)
+        failure = _failure()
+        if failure is not None:
+            os.write(2, f"error: {failure}\n".encode())
+            leave(failure.exit_code)
+        if beat % ticks:
+            continue
         try:
             client.key_value_set(f"{_ALIVE}/{rank}", str(beat), allow_overwrite=True)
             said = dict(client.key_value_dir_get(_ALIVE))
@@ -141,28 +155,89 @@ def _lost(how: str) -> str:
     )
 
 
-def leave(code: int, grace: float = _GRACE) -> None:
+def _failure() -> errors.ArniqaError | None:
+    """Return what another process has said about its failure, as an error."""
+    try:
+        said = distributed.global_state.client.key_value_dir_get(_FAILED)
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return None  # process 0, which holds the store, is gone
+    if not said:
+        return None
+    code, rank = map(int, said[0][1].split())
+    if rank == jax.process_index():
+        return None
+    failure = errors.ArniqaError(
+        f"process {rank} of {jax.process_count()} has failed, and its own output says "
+        "why"
+    )
+    failure.exit_code = code
+    return failure
+
+
+def leave(code: int, grace: float | None = None) -> None:
     """End this process without the shutdown barrier, if it is one of several.
 
-    The other processes notice it: at once if their connections to it break, otherwise
-    by the heartbeat. A normal exit of a JAX process waits for all processes, and
-    crashes if they do not arrive.
+    All processes end with the same code: that of the first one that has failed, or the
+    code of a lost process where none has. The others notice a failure within a second
+    or two. A normal exit of a JAX process waits for all processes, and crashes if they
+    do not arrive.
 
     Args:
       code: the exit code.
-      grace: seconds that process 0 waits, so that the others can print their errors;
-        the coordination service that connects them ends with process 0.
+      grace: seconds that process 0 waits at most for the others to leave; the
+        coordination service that connects them ends with process 0.
     """
     if not jax.distributed.is_initialized():
         return
-    if jax.process_index() == 0:
-        time.sleep(grace)
+    client, rank = distributed.global_state.client, jax.process_index()
+    failed = code != errors.LostProcessError.exit_code
+    with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):
+        if failed:
+            client.key_value_set(f"{_FAILED}/first", f"{code} {rank}")
+    failure = _failure()  # of another process, which was first
+    if failure is not None:
+        code, failed = failure.exit_code, True
+    with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):
+        client.key_value_set(f"{_LEFT}/{rank}", "", allow_overwrite=True)
+        if grace is None:
+            grace = _GRACE_AFTER_FAILURE if failed else _GRACE_AFTER_LOSS
+        end = time.monotonic() + grace
+        while rank == 0 and time.monotonic() < end:
+            if len(client.key_value_dir_get(_LEFT)) == jax.process_count():
+                break
+            time.sleep(0.1)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def leave_after_traceback(*exception) -> None:
-    """Print the traceback and end this process: a `sys.excepthook` for `leave`."""
-    sys.__excepthook__(*exception)
-    leave(errors.ArniqaError.exit_code)
+@contextlib.contextmanager
+def start_timeout(seconds: float, place: str, *, process_id: int | None) -> Iterator:
+    """End this process with one line if the others do not arrive in time.
+
+    JAX's own timeout ends a process by a crash with a C++ stack trace.
+
+    Args:
+      seconds: time for the block.
+      place: where the processes meet, for the message.
+      process_id: index of this process, if it is known.
+    """
+    line = (
+        f"error: the processes of this run have not all arrived at {place} within "
+        f"{seconds:g} s (--start_timeout_seconds): start all of them, with the same "
+        "--coordinator and --num_processes, on machines that reach each other\n"
+    )
+
+    def give_up():
+        os.write(2, line.encode())
+        os._exit(errors.LostProcessError.exit_code)
+
+    # Process 0 stays a little longer: the others crash when it ends before them.
+    longer = max(2.0, 0.1 * seconds) if process_id == 0 else 0.0
+    timer = threading.Timer(seconds + longer, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

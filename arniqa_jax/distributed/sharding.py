@@ -6,7 +6,6 @@ parameters are replicated and only the batch is divided.
 
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +35,7 @@ def start_processes(
     process_id: int | None = None,
     *,
     heartbeat_seconds: int = 60,
+    start_timeout_seconds: int = 300,
 ) -> None:
     """Connect the processes of one run; do nothing if there is only one.
 
@@ -48,6 +48,7 @@ def start_processes(
       process_id: index of this process, from 0.
       heartbeat_seconds: a process that is silent for this long counts as dead, and the
         others end.
+      start_timeout_seconds: a process ends if the others have not arrived by then.
 
     Raises:
       UsageError: some of the three arguments are missing or contradict each other, or
@@ -73,7 +74,11 @@ def start_processes(
             "process_id": process_id,
         }
         logging.info(
-            "process %d of %d: connecting to %s", process_id, num_processes, coordinator
+            "process %d of %d: waiting for the others at %s, for %d s at most",
+            process_id,
+            num_processes,
+            coordinator,
+            start_timeout_seconds,
         )
     elif not started_by_cluster(os.environ, jax.config.jax_platforms):
         return
@@ -83,18 +88,19 @@ def start_processes(
     # The training loop agrees on a stop by itself, and outside the loop SIGTERM must
     # end the process.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        **options,
-        # JAX's own heartbeat is the fallback for `agreement.watch`.
-        heartbeat_timeout_seconds=2 * heartbeat_seconds,
-        shutdown_timeout_seconds=2 * heartbeat_seconds,
-    )
-    sys.excepthook = agreement.leave_after_traceback
-    agreement.watch(heartbeat_seconds)
-    _introduce_devices()
-    if jax.process_index() > 0:
-        # Process 0 alone reports progress. Every process reports its own problems.
-        logging.set_verbosity(logging.WARNING)
+    place = coordinator or "the coordinator"
+    with agreement.start_timeout(
+        start_timeout_seconds, place, process_id=options.get("process_id")
+    ):
+        jax.distributed.initialize(
+            **options,
+            # The fallbacks for `agreement.start_timeout` and `agreement.watch`.
+            initialization_timeout=2 * start_timeout_seconds + 60,
+            heartbeat_timeout_seconds=2 * heartbeat_seconds,
+            shutdown_timeout_seconds=2 * heartbeat_seconds,
+        )
+        agreement.watch(heartbeat_seconds)
+        _introduce_devices()
 
 
 def started_by_cluster(environment: Mapping[str, str], platforms: str | None) -> bool:
