@@ -1,13 +1,13 @@
-# The two commands of the README. Each makes .venv and installs what it needs; all that
-# has to be there is Python 3.11 or newer, with its venv module, and make.
+# The two commands of the README. Each creates .venv and installs what it needs. They
+# require only Python 3.11 or newer, with its venv module, and make.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 READY := $(VENV)/.ready
 
-# glibc gives large arrays back to the system after each step and asks for them again;
-# huge pages take a third off the time of a step on a CPU.
+# glibc returns large arrays to the system after each step and requests them again. Huge
+# pages reduce the time of a step on a CPU by a third.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: quickstart test test-all lint docs

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine; all start again, and the run resumes, where
-# one was killed or asks for it (exit code 75).
+# Run N processes of one run on this machine. If one of them is killed or exits with 75,
+# all start again and the run resumes.
 #
 #   launch/local.sh [--dry-run] N --config=FILE --workdir=DIR [FLAGS OF MAIN...]
 #
-# Process I gets GPU I, where there are GPUs. Ctrl-C and SIGTERM go to every process.
+# If there are GPUs, process I gets GPU I. Ctrl-C and SIGTERM go to every process.
 # Environment: PYTHON (python), RESTARTS (10).
 set -euo pipefail
-set -m # Groups of their own: Ctrl-C reaches the processes through this script, once.
+set -m # Separate process groups: Ctrl-C reaches the processes only through this script.
 
 dry_run=
 if [[ ${1:-} == --dry-run ]]; then dry_run=1 && shift; fi
@@ -48,7 +48,7 @@ for ((attempt = 1; ; attempt++)); do
       case $code in 0) ;; 1 | 2 | 130) failed=${failed:-$code} ;; *) again=$code ;; esac
       case $code in 0 | 75 | 130) ;; *) lost=1 ;; esac
     done
-    # The others notice and end. What has not within 20 seconds is ended.
+    # The other processes notice it and end. After 20 seconds they are killed.
     if ((lost && lost++ > 40)); then kill -KILL "${!running[@]}" || true; fi
   done
   if [[ $failed || ! $again || $stopped ]] || ((attempt > restarts)); then

@@ -4,9 +4,9 @@
 #   sbatch [--nodes=4 --time=12:00:00 ...] launch/slurm.sh --config=FILE --workdir=DIR ...
 #   bash launch/slurm.sh --dry-run --config=FILE ...   # what the job would do
 #
-# From the directory of the repository; DIR has to be mounted on all nodes. For one
-# process per node add --ntasks-per-node=1 to sbatch. GPUs are asked for by node: with
-# --gpus-per-task a process would see one alone, and JAX picks its own out of all.
+# Run it in the directory of the repository. DIR must be mounted on all nodes. For one
+# process per node, add --ntasks-per-node=1 to sbatch. GPUs are requested per node: JAX
+# chooses a GPU for each process, and with --gpus-per-task a process would see only one.
 # Environment: PYTHON (.venv/bin/python), RESTARTS (100).
 #
 #SBATCH --job-name=arniqa
@@ -31,15 +31,15 @@ run() {
   if [[ ! $dry_run ]]; then "$@"; fi
 }
 
-# The first task that ends does not end the others: they save, or say what they miss.
+# The first task that ends does not end the others, so that they can save.
 code=0
 run srun --kill-on-bad-exit=0 "${PYTHON:-.venv/bin/python}" -m arniqa_jax.main "$@" || code=$?
-# srun gives the highest code. 75 asks for another start, 128 + N is a signal's.
+# srun exits with the highest code. 75 requests a restart, and 128 + N means signal N.
 if [[ ! $dry_run ]] && { ((code != 75 && code <= 128)) || ((code == 130)); }; then
   exit "$code"
 fi
 if ((${SLURM_RESTART_COUNT:-0} >= ${RESTARTS:-100})); then
-  echo "slurm.sh: not again after ${RESTARTS:-100} restarts; the last code was $code" >&2
+  echo "slurm.sh: giving up after ${RESTARTS:-100} restarts; the last code was $code" >&2
   exit "$code"
 fi
 run scontrol requeue "${SLURM_JOB_ID:-JOB}"

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice. It is made where it is missing, and made again, the run then
-# resuming, where it was preempted. Run it in the repository, of which HEAD is installed.
+# Train on a TPU slice. The script creates the slice if it is missing. If the slice is
+# preempted, the script creates it again and the run resumes. Run the script in the
+# repository; it installs HEAD on the slice.
 #
 #   launch/tpu_pod.sh [--dry-run] NAME --config=FILE --workdir=../share/run [FLAGS...]
 #
 # Environment: ZONE, TYPE, VERSION (of the image), SPOT (1; 0: on demand), RESTARTS (100),
-# NFS (HOST:/PATH of a file share, mounted as ~/share, beside the code; the workdir has to
+# NFS (HOST:/PATH of a file share, mounted as ~/share, next to the code; the workdir must
 # be in it).
-# The slice stays: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+# The slice is not deleted at the end: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 
 dry_run=
@@ -36,12 +37,12 @@ install="rm -rf arniqa && mkdir arniqa && cd arniqa && tar -xzf ../arniqa.tar.gz
 for ((attempt = 1; ; attempt++)); do
   if [[ $(state) != READY ]]; then
     if [[ $(state) != missing ]]; then tpu delete "$name"; fi
-    until tpu create "$name" "${slice[@]}"; do sleep 60; done # until one is free
+    until tpu create "$name" "${slice[@]}"; do sleep 60; done # until a slice is free
   fi
   run git archive --format=tar.gz --output=arniqa.tar.gz HEAD
   tpu scp arniqa.tar.gz "$name:" --worker=all
   on_all "$mount"
-  # What a broken connection left running holds the workdir and the chips.
+  # Processes that a broken connection left running lock the workdir and the chips.
   on_all "pkill -KILL -f '[a]rniqa_jax.main' || true; $install"
   code=0
   on_all "cd arniqa && .venv/bin/python -m arniqa_jax.main ${*@Q}" || code=$?
