@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "export": "arniqa_jax.export",
     "gallery": "arniqa_jax.degradation.gallery",
     "models": "arniqa_jax.models",
+    "push": "arniqa_jax.push",
 }
 
 

@@ -35,6 +35,13 @@ REGRESSOR = flags.DEFINE_multi_string(
     flag_values=FLAGS,
 )
 
+SAFETENSORS = flags.DEFINE_bool(
+    "safetensors",
+    False,
+    "Write the encoder of a model directory as encoder.safetensors, not by Orbax.",
+    flag_values=FLAGS,
+)
+
 
 def main(arguments: list[str]) -> int:
     """Check the flags and convert; return the exit code."""
@@ -50,6 +57,7 @@ def main(arguments: list[str]) -> int:
         files.local_path(FROM.value, "--from"),
         files.local_path(TO.value, "--to"),
         [files.local_path(path, "--regressor") for path in REGRESSOR.value],
+        safetensors=SAFETENSORS.value,
     )
     print(f"written to {TO.value}")
     return command.SUCCESS

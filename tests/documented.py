@@ -36,6 +36,7 @@ PAGES = (
 ONLY_CHECKED = {
     "--from=ARNIQA.pth": "the official files are not here; see convert_test",
     "--from=resnet50-": "torchvision's files are not here; see convert_test",
+    "--licence=apache-2.0": "uploads to the hub; see hub_test",
     "--num_processes=4": "takes several machines; see processes_test",
     "arniqa_jax.degradation.gallery": "draws 120 pictures; see gallery_test",
     "../shared/data": "takes the development data and hours",
@@ -57,6 +58,7 @@ TINY = (
 SUBSTITUTES = {
     "--model=kadid10k": "--model=MODEL",
     'load("kadid10k"': 'load("MODEL"',
+    'load("hf://ORG/REPO"': 'load("MODEL"',
     "mine.pth": "mine.safetensors",  # without PyTorch
 }
 # Commands of other programs, which are not run, and why.

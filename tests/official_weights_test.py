@@ -127,7 +127,7 @@ def test_each_file_is_converted_once(home, monkeypatch, tmp_path):
         assert path.name == f"regressor_{name}.pth"
         return model.regressor
 
-    source = torch_import._read_directory(tmp_path / "seeded")[2]
+    source = torch_import.read_directory(tmp_path / "seeded")[2]
     monkeypatch.delenv("ARNIQA_JAX_WEIGHTS", raising=False)
     monkeypatch.setattr(download, "fetch", fetch)
     monkeypatch.setattr(torch_import, "read_file", lambda path: (model.encoder, source))

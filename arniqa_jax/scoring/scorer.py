@@ -25,7 +25,7 @@ from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.inference.extractor import Extractor
 from arniqa_jax.scoring import pictures
 from arniqa_jax.scoring.pictures import Picture
-from arniqa_jax.weights import encoders, model_directory, official
+from arniqa_jax.weights import encoders, hub, model_directory, official
 from arniqa_jax.weights.regressors import Regressor
 from arniqa_jax.weights.torch_import import OFFICIAL_REGRESSORS
 
@@ -45,8 +45,9 @@ def load(
 
     Args:
       model: a model directory or the workdir of a run, `DIRECTORY:NAME` for one of
-        several regressors, or the name of an official regressor such as `kadid10k`,
-        which is downloaded once.
+        several regressors, the name of an official regressor such as `kadid10k`,
+        which is downloaded once, or a model of the Hugging Face hub,
+        `hf://ORG/REPO[@REVISION][:NAME]`.
       checkpoint: checkpoint of a workdir: `best`, `last` or a step.
       crops: `five` or `whole`; by default those that the regressor was fitted on.
       batch_size: images per batch; 0 chooses a number that suits the devices.
@@ -88,6 +89,9 @@ def load(
 
 def _find(model: str) -> tuple[pathlib.Path, str | None]:
     """Return the directory of a model, and the regressor's name if one is given."""
+    if hub.is_address(model):
+        address = hub.parse(model)
+        return hub.download(address), address.regressor
     directory, _, name = model.rpartition(":")
     if os.path.isdir(model):
         return pathlib.Path(model), None
@@ -98,8 +102,8 @@ def _find(model: str) -> tuple[pathlib.Path, str | None]:
     near = difflib.get_close_matches(model, OFFICIAL_REGRESSORS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise errors.CheckpointError(
-        f"there is no model {model!r}{hint} Expected a model directory, a workdir, or "
-        f"one of {', '.join(OFFICIAL_REGRESSORS)}"
+        f"there is no model {model!r}{hint} Expected a model directory, a workdir, "
+        f"hf://ORG/REPO, or one of {', '.join(OFFICIAL_REGRESSORS)}"
     )
 
 

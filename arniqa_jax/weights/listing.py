@@ -31,4 +31,9 @@ def describe() -> str:
         f"Cache: {official.directory()}",
         f"Licence: {torch_names.OFFICIAL.licence}",
     )
-    return "\n".join([*lines, "", *(textwrap.fill(note, 88) for note in notes)])
+    return "\n".join([*lines, "", *map(_fill, notes)])
+
+
+def _fill(note: str) -> str:
+    """Wrap a note, but never inside a path."""
+    return textwrap.fill(note, 88, break_long_words=False, break_on_hyphens=False)

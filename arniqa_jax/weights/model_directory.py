@@ -1,7 +1,8 @@
 """Model directories: an encoder with its regressors.
 
     model.json            architecture, source, licence, versions
-    encoder/              the variables, by Orbax
+    encoder/              the variables, by Orbax, or
+    encoder.safetensors   the variables, in the official layout of PyTorch
     regressors/NAME.json  with NAME.npz, see `weights.regressors`
 
 The workdir of a run can be used like a model directory: its encoder is that of a
@@ -21,11 +22,12 @@ from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
 from arniqa_jax.storage import checkpoints
 from arniqa_jax.storage.files import write_atomically
-from arniqa_jax.weights import regressors
+from arniqa_jax.weights import regressors, torch_files, torch_names
 from arniqa_jax.weights.regressors import Regressor
 
 FORMAT_VERSION = 1
 _DESCRIPTION, _ENCODER, _REGRESSORS = "model.json", "encoder", "regressors"
+_SAFETENSORS = "encoder.safetensors"
 _MODULE_FIELDS = (
     "arch",
     "embedding_dim",
@@ -58,13 +60,20 @@ def is_model_directory(path: pathlib.Path) -> bool:
     return (path / _DESCRIPTION).is_file()
 
 
-def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
+def write(
+    directory: pathlib.Path,
+    encoder: Encoder,
+    source: Source,
+    *,
+    safetensors: bool = False,
+) -> None:
     """Write a model directory without regressors.
 
     Args:
       directory: missing or empty.
       encoder: its variables may lack the projector.
       source: where the encoder comes from, kept in `model.json`.
+      safetensors: write `encoder.safetensors` instead of `encoder/`.
 
     Raises:
       CheckpointError: the directory is not empty, or it cannot be written.
@@ -74,7 +83,11 @@ def write(directory: pathlib.Path, encoder: Encoder, source: Source) -> None:
             f"{directory} exists already; remove it or choose another directory"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoints.save_variables(directory / _ENCODER, encoder.variables)
+    if safetensors:
+        tensors = torch_names.to_torch(encoder.variables)
+        torch_files.write_tensors(directory / _SAFETENSORS, tensors)
+    else:
+        checkpoints.save_variables(directory / _ENCODER, encoder.variables)
     description = {
         "format_version": FORMAT_VERSION,
         **{name: getattr(encoder.module, name) for name in _MODULE_FIELDS},
@@ -107,15 +120,21 @@ def read_encoder(directory: pathlib.Path) -> Encoder:
         raise errors.CheckpointError(
             f"{path} is damaged ({error!r}): convert the model again"
         ) from error
-    # Expected shapes would take most of a second to trace; the fingerprint decides.
-    variables = checkpoints.load_variables(directory / _ENCODER, like=None)
+    place = directory / _SAFETENSORS
+    if place.is_file():
+        tensors = torch_files.read_tensors(place)
+        variables = torch_names.from_torch(tensors, str(place)).variables
+    else:
+        # Expected shapes would take most of a second to trace; the fingerprint decides.
+        place = directory / _ENCODER
+        variables = checkpoints.load_variables(place, like=None)
     encoder = Encoder(module, variables, file, **options)
     with contextlib.suppress(KeyError):  # raised by variables without an encoder
         if encoder.fingerprint == fingerprint:
             return encoder
     raise errors.CheckpointError(
-        f"{directory / _ENCODER} does not hold the encoder that {path.name} "
-        "describes: convert the model again"
+        f"{place} does not hold the encoder that {path.name} describes: convert the "
+        "model again"
     )
 
 

@@ -112,6 +112,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         tensors = {}
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
+            if not 0 <= begin <= end <= len(content) - start:
+                raise ValueError(f"{name} lies outside the file")
             dtype, shape = _SAFETENSORS_DTYPES[entry["dtype"]], entry["shape"]
             if end - begin != dtype.itemsize * math.prod(shape):
                 raise ValueError(f"{name} has {end - begin} bytes for {shape}")

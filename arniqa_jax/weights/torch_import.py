@@ -24,7 +24,11 @@ OFFICIAL_REGRESSORS = {
 
 
 def convert(
-    source: pathlib.Path, target: pathlib.Path, regressor_files: list[pathlib.Path]
+    source: pathlib.Path,
+    target: pathlib.Path,
+    regressor_files: list[pathlib.Path],
+    *,
+    safetensors: bool = False,
 ) -> None:
     """Read an encoder, and write it with its regressors if the target can hold them.
 
@@ -32,6 +36,7 @@ def convert(
       source: a file of tensors, a model directory or a workdir.
       target: a file of tensors, or a directory that is missing or empty.
       regressor_files: official regressors.
+      safetensors: write `encoder.safetensors` to the directory, not `encoder/`.
 
     Raises:
       UsageError: regressors for a file of tensors, or a regressor of unknown name.
@@ -44,7 +49,7 @@ def convert(
         )
     names = [regressor_name(path) for path in regressor_files]
     if source.is_dir():
-        encoder, found, origin = _read_directory(source)
+        encoder, found, origin = read_directory(source)
     else:
         encoder, origin = read_file(source)
         found = {}
@@ -55,7 +60,7 @@ def convert(
         name: read_regressor(path, name, encoder)
         for name, path in zip(names, regressor_files, strict=True)
     }
-    model_directory.write(target, encoder, origin)
+    model_directory.write(target, encoder, origin, safetensors=safetensors)
     for name, regressor in found.items():
         model_directory.write_regressor(target, regressor, name)
 
@@ -120,7 +125,7 @@ def read_regressor(path: pathlib.Path, name: str, encoder: Encoder) -> Regressor
     )
 
 
-def _read_directory(
+def read_directory(
     path: pathlib.Path,
 ) -> tuple[Encoder, dict[str, Regressor], Source]:
     encoder = encoders.load(path)

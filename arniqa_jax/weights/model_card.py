@@ -1,0 +1,156 @@
+"""Model cards: the README.md of a model on the Hugging Face hub."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from arniqa_jax import errors
+from arniqa_jax.inference.encoder import Encoder
+from arniqa_jax.storage import workdir
+from arniqa_jax.version import __version__
+from arniqa_jax.weights.model_directory import Source
+from arniqa_jax.weights.regressors import Regressor
+
+
+def write(
+    repository: str,
+    encoder: Encoder,
+    regressors: Mapping[str, Regressor],
+    source: Source,
+    *,
+    training_data: str,
+    results: Mapping[str, Any] | None = None,
+    licence: str | None = None,
+) -> str:
+    """Return the text of a card.
+
+    Args:
+      repository: `ORG/REPO`.
+      encoder: the encoder.
+      regressors: its regressors by name.
+      source: where the encoder comes from.
+      training_data: what the encoder was trained on, in words.
+      results: content of a `results.json`; None if there was no evaluation.
+      licence: identifier of the licence on the hub, such as `apache-2.0`.
+    """
+    name = f":{next(iter(regressors))}" if len(regressors) > 1 else ""
+    header = ["---", "library_name: arniqa_jax", "tags: [image-quality-assessment]"]
+    header += [f"license: {licence}"] if licence else []
+    parts = [
+        "\n".join([*header, "---"]),
+        f"# {repository}",
+        "An ARNIQA model for no-reference image quality assessment "
+        f"([paper](https://arxiv.org/abs/2310.14918)), written by arniqa_jax "
+        f"{__version__}.",
+        "## Use",
+        "```python\nimport arniqa_jax\n\n"
+        f'model = arniqa_jax.load("hf://{repository}{name}")\n'
+        'model.score(["photo.jpg"])  # higher is better, nominally 0 to 1\n```',
+        "## Model",
+        f"- encoder: {encoder.module.arch}, {encoder.feature_dim} features at each of "
+        f"two scales, from {source.file} ({source.layout})\n"
+        f"- crops: {encoder.patch_size} pixels\n"
+        f"- fingerprint of the encoder: `{encoder.fingerprint}`\n"
+        "- `encoder.safetensors` has the tensor names of the official PyTorch code",
+        "## Training data",
+        training_data,
+        "## Regressors",
+        _regressors(regressors),
+        "## Results",
+        _results(results),
+        "## Licence",
+        licence or source.licence,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def training_data(directory: pathlib.Path) -> str:
+    """Return what the encoder of a workdir was trained on; paths are left out."""
+    if not (directory / "config.json").is_file():
+        return "See the source of the encoder."
+    config = workdir.read_config(directory)
+    root = pathlib.PurePath(config.data.root).name
+    photographs = f"the photographs in `{root}`" if root else "built-in photographs"
+    source = f" (source `{config.data.source}`)" if config.data.source != "auto" else ""
+    return f"Pre-trained without labels on {photographs}{source}."
+
+
+def find_results(
+    directory: pathlib.Path, encoder: Encoder, chosen: str | None
+) -> dict[str, Any] | None:
+    """Return the content of the `results.json` of an encoder.
+
+    Args:
+      directory: a workdir or model directory; the last evaluation in its `results/`
+        counts.
+      encoder: the encoder that was evaluated.
+      chosen: a `results.json`, instead of that in `directory`.
+
+    Raises:
+      UsageError: the chosen file cannot be read, or belongs to another encoder.
+    """
+    if chosen:
+        try:
+            found = json.loads(pathlib.Path(chosen).read_text(encoding="utf-8"))
+            fingerprint = found["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise errors.UsageError(
+                f"--results={chosen}: expected a results.json of arniqa_jax.evaluate "
+                f"({error!r})"
+            ) from error
+        if fingerprint != encoder.fingerprint:
+            raise errors.UsageError(
+                f"--results={chosen} has the results of another encoder "
+                f"({fingerprint[:16]}, not {encoder.fingerprint[:16]})"
+            )
+        return found
+    files = list((directory / "results").glob("*/results.json"))
+    for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found.get("fingerprint") == encoder.fingerprint:
+            return found
+    return None
+
+
+def _regressors(regressors: Mapping[str, Regressor]) -> str:
+    if not regressors:
+        return "None: the model gives features, not scores."
+    lines = [
+        "| name | dataset | images | raw scores | better |",
+        "|---|---|---|---|---|",
+    ]
+    for name, regressor in regressors.items():
+        low, high = regressor.score_range
+        better = "higher" if regressor.higher_is_better else "lower"
+        lines.append(
+            f"| {name} | {regressor.dataset} | {regressor.images} "
+            f"| {low:g} to {high:g} | {better} |"
+        )
+    return "\n".join(lines)
+
+
+def _results(results: Mapping[str, Any] | None) -> str:
+    if not results:
+        return "The model has not been evaluated by its author."
+    lines = [
+        "Median over the splits of the test images; in brackets the 95 % bootstrap "
+        "interval over images.",
+        "",
+        "| dataset | images | SRCC | PLCC |",
+        "|---|---|---|---|",
+    ]
+    for dataset in results["datasets"]:
+        figures = [_figure(dataset["figures"].get(name)) for name in ("srcc", "plcc")]
+        cells = [dataset["title"], str(dataset["images"]), *figures]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _figure(figure: Mapping[str, float | None] | None) -> str:
+    if not figure or figure["median"] is None:
+        return "undefined"
+    text = f"{figure['median']:.3f}"
+    if figure["low"] is None or figure["high"] is None:
+        return text
+    return f"{text} [{figure['low']:.3f}, {figure['high']:.3f}]"
