@@ -84,8 +84,8 @@ def _matlab_motion(length: float, angle: float) -> np.ndarray:
     phi = angle % 180 / 180 * np.pi
     cosine, sine = np.cos(phi), np.sin(phi)
     sign = int(np.sign(cosine))
-    columns = int(np.fix(half * cosine + sign - length * eps))
-    rows = int(np.fix(half * sine + 1 - length * eps))
+    columns = int(np.trunc(half * cosine + sign - length * eps))
+    rows = int(np.trunc(half * sine + 1 - length * eps))
     x, y = np.meshgrid(np.arange(0, columns + sign, sign), np.arange(rows + 1))
     distance = y * cosine - x * sine
     last = (np.hypot(x, y) >= half) & (np.abs(distance) <= 1)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.distributed import agreement
-from arniqa_jax.evaluation import figures, gmad, loading, protocol, regressors, report
+from arniqa_jax.evaluation import loading, protocol, regressors, report
 from arniqa_jax.evaluation import results as result_files
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.workdir import Workdir
@@ -64,6 +64,9 @@ def evaluate(
             evaluated.write(directory, model, results.encoder)
             print(report.terminal_table(results))
         if config.evaluation.figures and not full_reference:
+            # Import here, because it loads matplotlib.
+            from arniqa_jax.evaluation import figures
+
             extractor = DatasetExtractor(encoder, **options)
             figures.write(results, benchmarks, extractor, directory / "figures")
         if writes and adds:
@@ -86,6 +89,8 @@ def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> N
     directory = Workdir(workdir).results / "-".join(["comparison", *names])
     report.write_comparison(results_a, results_b, directory)
     if config is not None:
+        from arniqa_jax.evaluation import gmad
+
         gmad.write(results_a, results_b, _open_benchmarks(config), directory)
     print(f"written to {directory}")
 
