@@ -23,7 +23,7 @@ from arniqa_jax import errors
 
 _MESSAGE_BYTES = 4096
 # Seconds that process 0 waits for the others to leave: after its own failure, and after
-# the loss of a process, which may never say that it leaves.
+# the loss of a process, which may never report that it leaves.
 _GRACE_AFTER_FAILURE, _GRACE_AFTER_LOSS = 10.0, 2.0
 _ALIVE, _FAILED, _LEFT = (f"arniqa_jax/{name}" for name in ("alive", "failed", "left"))
 # Substrings of the error messages of a broken collective, one per backend.
@@ -83,8 +83,8 @@ def reporting_lost_process() -> Iterator[None]:
     """Raise a one-line error if a collective fails because another process has ended.
 
     Raises:
-      ArniqaError: another process has failed; `exit_code` is that of its failure.
-      LostProcessError: another process has ended, and did not say why.
+      ArniqaError: another process has failed; `exit_code` is its exit code.
+      LostProcessError: another process has ended without reporting a failure.
     """
     try:
         yield
@@ -120,7 +120,7 @@ def watch(heartbeat_seconds: float) -> None:
 def _watch(heartbeat_seconds: float) -> None:
     client, rank = distributed.global_state.client, jax.process_index()
     heard = dict.fromkeys(range(jax.process_count()), ("", time.monotonic()))
-    # A failure is asked for every second, a heartbeat ten times in its interval.
+    # Failures are read about once per second, heartbeats ten times per interval.
     ticks = max(1, round(heartbeat_seconds / 10))
     for beat in itertools.count():
         time.sleep(heartbeat_seconds / 10 / ticks)
@@ -156,7 +156,7 @@ def _lost(how: str) -> str:
 
 
 def _failure() -> errors.ArniqaError | None:
-    """Return what another process has said about its failure, as an error."""
+    """Return the failure that another process has reported, as an error, or None."""
     try:
         said = distributed.global_state.client.key_value_dir_get(_FAILED)
     except (jax.errors.JaxRuntimeError, ValueError):
@@ -194,7 +194,7 @@ def leave(code: int, grace: float | None = None) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):
         if failed:
             client.key_value_set(f"{_FAILED}/first", f"{code} {rank}")
-    failure = _failure()  # of another process, which was first
+    failure = _failure()  # another process may have failed first
     if failure is not None:
         code, failed = failure.exit_code, True
     with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):

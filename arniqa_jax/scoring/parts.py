@@ -1,12 +1,12 @@
-"""A table of scores as a folder of part files, which many processes write at once.
+"""A table of scores as a folder of part files, written by many processes at once.
 
-A part holds the rows of some images and is written atomically, in one step with their
-scores. So an image is done if and only if a part has its row: there is no second record
-that could disagree after a crash.
+A part contains the rows of some images and is written atomically. So an image is done
+if and only if a part has its row. There is no second record that could disagree after a
+crash.
 
-A part is named by the paths that it holds. A task that runs twice, because its process
-was lost, writes the same file again. A worker of a run that has ended may still be at
-work when the next run starts; it finds that the folder belongs to another run, and
+The name of a part depends on its paths. A task that runs twice, because its process was
+lost, therefore writes the same file again. A worker of a run that has ended may still
+run when the next run starts. It finds that the folder belongs to another run, and
 writes nothing.
 """
 
@@ -26,29 +26,29 @@ from arniqa_jax.scoring import tables
 from arniqa_jax.scoring.inputs import digest
 from arniqa_jax.storage.files import write_atomically
 
-# Holds the name of the run that may write into the folder.
+# This file contains the name of the run that may write into the folder.
 _OWNER = ".run"
 
 
 def open_folder(
     folder: pathlib.Path, columns: Sequence[str], identity: dict[str, Any], resume: bool
 ) -> tuple[str, np.ndarray]:
-    """Take over a folder for a new run, and see what is done.
+    """Take over a folder for a new run, and return the paths that are done.
 
-    Rows without a score are removed, to be tried again, and so is the second row of a
-    path that has two.
+    Rows without a score are removed and tried again. If a path has two rows, the second
+    is removed.
 
     Args:
-      folder: `NAME.csv`, `NAME.jsonl` or `NAME.parquet`; made where missing.
+      folder: `NAME.csv`, `NAME.jsonl` or `NAME.parquet`; created if missing.
       columns: names of the columns.
       identity: what the scores depend on, see `tables.check_identity`.
       resume: whether to continue a folder that has rows.
 
     Returns:
-      The name of the run; digests (sorted, uint64) of the paths that have a score.
+      The name of the run, and digests (sorted, uint64) of the paths that have a score.
 
     Raises:
-      UsageError: the folder has rows and `resume` is False; it has other columns or
+      UsageError: the folder has rows and `resume` is False, or it has other columns or
         another identity.
     """
     tables.check_suffix(folder)
@@ -67,7 +67,7 @@ def open_folder(
     run = uuid.uuid4().hex
     write_atomically(folder / _OWNER, run)
     seen: set[int] = set()
-    # Listed again: until now another run may have written.
+    # List the parts again, because another run may have written until now.
     for part in list_parts(folder):
         _read_done(part, list(columns), seen)
     return run, np.sort(np.fromiter(seen, np.uint64, len(seen)))
@@ -114,10 +114,10 @@ def write(
     """Write a part unless the folder belongs to another run; return whether it did.
 
     Args:
-      folder: of `open_folder`.
-      rows: what to write.
+      folder: a folder opened by `open_folder`.
+      rows: the rows of the part.
       columns: names of the columns.
-      run: of `open_folder`.
+      run: the name of the run, from `open_folder`.
     """
     name = hashlib.blake2b(digest_size=12)
     for row in rows:

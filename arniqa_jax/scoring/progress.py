@@ -1,4 +1,4 @@
-"""How far the scoring of many images is: a bar on a terminal, lines elsewhere."""
+"""Progress of scoring many images: a bar on a terminal, otherwise log lines."""
 
 import sys
 import time
@@ -6,19 +6,19 @@ import time
 import tqdm
 from absl import logging
 
-# Seconds between two lines where there is no terminal.
+# Seconds between two lines if the output is not a terminal.
 _LINE_EVERY = 30.0
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """A progress bar on a terminal; otherwise occasional log lines."""
 
     def __init__(self, total: int | None, done: int):
-        """Start counting.
+        """Start to count.
 
         Args:
           total: number of images; None if unknown.
-          done: how many of them have a score already.
+          done: number of images that already have a score.
         """
         self._bar = tqdm.tqdm(
             total=total,
@@ -31,7 +31,7 @@ class Progress:
         self._count = self._failed = 0
 
     def advance(self, failed: int, images: int = 1) -> None:
-        """Count images; `failed` is how many of all have no score."""
+        """Count images; `failed` is the total number of images without a score."""
         self._count, self._failed = self._count + images, failed
         self._bar.update(images)
         if self._bar.disable and time.monotonic() - self._last > _LINE_EVERY:

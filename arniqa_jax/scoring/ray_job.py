@@ -1,8 +1,8 @@
-"""Scoring on many machines: Ray Data deals out the images, workers write part files.
+"""Scoring on many machines: Ray Data distributes images, workers write part files.
 
-Ray schedules, and repeats the work of a worker or a machine that was lost. What is
-done is read from the part files (`parts`), so that a run can be continued with another
-number of workers, with files added, and after the loss of the driver.
+Ray schedules the work, and repeats the work of a lost worker or machine. The part files
+(`parts`) tell which images are done. So a run can be continued with another number of
+workers, with more images, and after the loss of the driver.
 """
 
 import dataclasses
@@ -20,22 +20,23 @@ from arniqa_jax import command, errors
 from arniqa_jax.scoring import inputs, parts, rows
 from arniqa_jax.scoring.progress import Progress
 
-# Images in a part file: a worker that is lost costs at most these. A worker decodes and
-# computes at the same time within a part, but not across parts.
+# Number of images in a part file. The loss of a worker costs at most this number. A
+# worker decodes and computes concurrently within a part, but not across parts.
 _FEWEST_ROWS, _MOST_ROWS = 32, 1024
-# Parts that a worker writes at least, where there are enough images: all workers then
-# end at about the same time.
+# Minimum number of parts per worker, if there are enough images. With several parts per
+# worker, all workers end at about the same time.
 _PARTS_PER_WORKER = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where to run.
+    """The place to run.
 
     Attributes:
-      address: of a Ray cluster, `auto` on one of its machines; None starts Ray here.
-      workers: processes that hold a model each; 0 for one per GPU, per TPU host, or, in
-        a cluster without either, per machine.
+      address: address of a Ray cluster, `auto` on one of its machines; None starts Ray
+        here.
+      workers: number of processes with a model each; 0 for one per GPU, per TPU host,
+        or, in a cluster without either, per machine.
     """
 
     address: str | None = None
@@ -54,15 +55,16 @@ def run(
     """Score until the end, SIGTERM or Ctrl-C, and return the exit code.
 
     Args:
-      score_rows: what every worker runs. Its model is loaded here too, to check it.
+      score_rows: the function that every worker runs. Its model is loaded here too, to
+        check it.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
-      output: folder of part files; every worker sees it.
-      cluster: where to run.
-      resume: continue a folder that has rows.
-      shard: which part of the images to score.
+      output: folder of part files, on a file system that every worker can access.
+      cluster: the place to run.
+      resume: whether to continue a folder that has rows.
+      shard: the part of the images to score.
 
     Raises:
-      UsageError: no output, or it cannot be continued.
+      UsageError: there is no output, or it cannot be continued.
       ArniqaError: Ray is not installed, or the run failed.
     """
     if output is None:
@@ -70,7 +72,8 @@ def run(
     output = output.absolute()
     ray = _import_ray()
     with command.StopRequest() as stop:
-        # Before JAX starts its threads, beside which no process should be forked.
+        # Start Ray before JAX starts its threads, because a process with threads should
+        # not fork.
         _start(ray, cluster)
         try:
             write, items, done = _prepare(
@@ -96,8 +99,8 @@ def _prepare(
     resume: bool,
     shard: inputs.Shard,
 ) -> tuple["WriteParts", list[inputs.Input], int]:
-    """Return what the workers run, what is still to score, and how much is done."""
-    # This process only reads the model: it leaves the accelerators to the workers.
+    """Return the workers' function, the images to score, and the number done."""
+    # This process only reads the model, and leaves the accelerators to the workers.
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -144,15 +147,16 @@ class WriteParts:
         columns: list[str],
         run: str,
     ):
-        """Keep what to do; see `parts.write`."""
+        """Store the arguments; see `parts.write`."""
         self.score_rows, self.folder = score_rows, folder
         self.columns, self.run = columns, run
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return one row: how many images were scored, and how many have no score.
+        """Return one row: the number of images, and the number without a score.
 
         Args:
-          batch: `path`, and `reason`, empty or why the image cannot be scored.
+          batch: `path`, and `reason`, which is empty or says why the image cannot be
+            scored.
         """
         items = [
             inputs.Input(str(path), str(reason) or None)
@@ -220,7 +224,7 @@ def _resources(nodes: list[dict], workers: int) -> tuple[dict[str, Any], int]:
 
 def _start(ray: Any, cluster: Cluster) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What Ray says of its own start and of each operator.
+    # Ray reports its own start and each operator. Only errors are shown.
     py_logging.getLogger("ray").setLevel(py_logging.ERROR)
     try:
         ray.init(
@@ -237,7 +241,7 @@ def _start(ray: Any, cluster: Cluster) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the last line of Ray's account, which names the error of the worker."""
+    """Return the last line of Ray's message, which contains the worker's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -1,8 +1,8 @@
-"""From images to one row of a table each; whatever is wrong with one is a reason.
+"""From images to one table row each; an error becomes the row's reason.
 
-`score_stream` serves the score command. `ScoreRows` is for engines that map a function
-over batches of rows (Ray Data, Hugging Face datasets, Spark, Beam). It imports none of
-them.
+The score command uses `score_stream`. `ScoreRows` is for engines that map a function
+over batches of rows (Ray Data, Hugging Face datasets, Spark, Beam). This module imports
+none of them.
 """
 
 import errno
@@ -117,7 +117,7 @@ def _write_map(model: Scorer, item: inputs.Input, folder: str) -> str | None:
 
 # --- For engines --------------------------------------------------------------------
 
-# Columns that hold images, in the order in which they are looked for.
+# Columns that may contain images, in order of preference.
 _IMAGE_COLUMNS = ("image", "bytes", "path")
 
 
@@ -159,17 +159,17 @@ class ScoreRows:
         map_folder: str | None = None,
         **options: Any,
     ):
-        """Keep what to do; nothing is loaded yet.
+        """Store the arguments, without loading anything.
 
         Args:
-          model: as `scorer.load`. Every process must be able to read it.
-          column: the column with the images; by default the first of `image`, `bytes`
-            and `path` that there is. An image is a path, encoded bytes, a Pillow image,
-            an array (H, W, 3), or a dictionary with `bytes` or `path`.
-          raw: give scores in the scale of the regressor's dataset.
-          details: also add width, height, seconds and the scores of the crops.
+          model: as in `scorer.load`. Every process must be able to read it.
+          column: the column with the images; by default the first existing one of
+            `image`, `bytes` and `path`. An image is a path, encoded bytes, a Pillow
+            image, an array (H, W, 3), or a dictionary with `bytes` or `path`.
+          raw: whether to give scores on the scale of the regressor's dataset.
+          details: whether to add width, height, seconds and the scores of the crops.
           map_folder: folder for a heat map of each image; None for no maps.
-          **options: of `scorer.load`, for example `crops="whole"`.
+          **options: options of `scorer.load`, for example `crops="whole"`.
         """
         self.model = os.fspath(model)
         self.column = column
@@ -182,10 +182,10 @@ class ScoreRows:
 
     @property
     def scorer(self) -> Scorer:
-        """The model, loaded at the first use.
+        """The model, loaded at first use.
 
         Raises:
-          ArniqaError: as `scorer.load`; or the model has no regressor.
+          ArniqaError: as in `scorer.load`; or the model has no regressor.
         """
         if self._scorer is None:
             loaded = scorer.load(self.model, **self.options)
@@ -194,13 +194,13 @@ class ScoreRows:
         return self._scorer
 
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, Any]:
-        """Return the columns of a batch and those of its scores.
+        """Return the columns of a batch with its scores.
 
         Args:
           batch: columns of equal length, by name.
 
         Returns:
-          The columns of `batch` as they are; `score`, float64, NaN without a score;
+          The columns of `batch` unchanged; `score`, float64, NaN without a score;
           `error`, text, empty without an error; with `details` further float64 columns.
 
         Raises:
@@ -216,7 +216,7 @@ class ScoreRows:
         return {**batch, **added}
 
     def stream(self, items: Iterable[inputs.Input]) -> Iterator[dict[str, Any]]:
-        """Yield a row for each image, as `score_stream`."""
+        """Yield a row for each image, like `score_stream`."""
         return score_stream(
             self.scorer, items, raw=self.raw, map_folder=self.map_folder
         )
