@@ -181,7 +181,7 @@ def resolve(
     """
     where = f"{title}: {file}"
 
-    def complain(problem: str) -> None:
+    def reject(problem: str) -> None:
         if not allow_partial:
             raise errors.DatasetError(
                 f"{problem}. The file is {source}; evaluation.allow_partial=true "
@@ -189,14 +189,14 @@ def resolve(
             )
 
     if len(rows) != published:
-        complain(f"{where}: expected {published:,} rows, found {len(rows):,}")
+        reject(f"{where}: expected {published:,} rows, found {len(rows):,}")
     index = _FileIndex(folder, preferred)
     images, scores, kept, row_of = [], [], [], {}
     for number, row in enumerate(rows):
         found = index.find(row.image, components)
         problem = _problem(row, found, folder, distortion)
         if problem:
-            complain(f"{where}: {_position(row, number)}: {problem}")
+            reject(f"{where}: {_position(row, number)}: {problem}")
         elif found[0] in row_of:
             other = row_of[found[0]]
             problem = (
@@ -207,7 +207,7 @@ def resolve(
             if components is None:
                 # Two paths of one file: either score may be the wrong one.
                 raise errors.DatasetError(f"{problem}: keep one of them")
-            complain(problem)
+            reject(problem)
         else:
             row_of[found[0]] = number
             images.append(found[0])
@@ -222,7 +222,7 @@ def resolve(
         [rows[number].reference for number in kept],
         lambda path: index.find(path, components and 1),
         where,
-        complain if names_references else lambda problem: None,
+        reject if names_references else lambda problem: None,
     )
     contents = tuple(_content(row) for row in rows)
     return Resolved(
@@ -276,7 +276,7 @@ def _content(row: Label) -> str:
     return (row.reference or row.image).lower()
 
 
-def _resolve_references(paths, find, where, complain):
+def _resolve_references(paths, find, where, reject):
     """Return each reference once, and each image's; nothing if one is missing."""
     if not all(paths):
         return (), None
@@ -284,7 +284,7 @@ def _resolve_references(paths, find, where, complain):
     for path in paths:
         found = find(path)
         if len(found) != 1:
-            complain(f"{where}: expected one reference {path}, found {len(found)}")
+            reject(f"{where}: expected one reference {path}, found {len(found)}")
             return (), None
         reference_N.append(position.setdefault(found[0], len(position)))
     return tuple(position), np.array(reference_N, np.int64)

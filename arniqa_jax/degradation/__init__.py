@@ -6,7 +6,7 @@ below are lazy, so that importing the package does not load JAX.
 
 import importlib
 
-_HOMES = {
+_MODULES = {
     "CATALOGUE": "catalogue",
     "Distortion": "catalogue",
     "distort": "catalogue",
@@ -28,9 +28,9 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     return getattr(module, name)
 
 

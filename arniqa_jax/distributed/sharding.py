@@ -142,8 +142,9 @@ def _devices_of_slurm_task(environment: Mapping[str, str]) -> list[int] | None:
     JAX would give such a task only the first GPU.
     """
     gpus = environment.get("SLURM_GPUS_ON_NODE")
-    alone = environment.get("SLURM_STEP_NUM_NODES") == environment.get("SLURM_NTASKS")
-    return list(range(int(gpus))) if gpus and alone else None
+    nodes = environment.get("SLURM_STEP_NUM_NODES")
+    one_task_per_node = nodes == environment.get("SLURM_NTASKS")
+    return list(range(int(gpus))) if gpus and one_task_per_node else None
 
 
 def _introduce_devices() -> None:

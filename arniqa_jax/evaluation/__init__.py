@@ -5,12 +5,16 @@ The imports below are lazy, so that importing the package does not load JAX.
 
 import importlib
 
-_HOMES = {"evaluate": "protocol", "load_benchmarks": "loading", "validate": "protocol"}
+_MODULES = {
+    "evaluate": "protocol",
+    "load_benchmarks": "loading",
+    "validate": "protocol",
+}
 
 __all__ = ["evaluate", "load_benchmarks", "validate"]
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -83,13 +83,13 @@ def defer_proxy(
         directory.mkdir(parents=True, exist_ok=True)  # fails now, not during the run
 
     @functools.cache
-    def give() -> list[Benchmark]:
+    def load() -> list[Benchmark]:
         return [
             proxy.open_proxy(directory) if benchmark is None else benchmark
             for benchmark in opened.values()
         ]
 
-    return give
+    return load
 
 
 def _open(name, root, allow_partial, seed, table) -> Benchmark | None:

@@ -130,14 +130,14 @@ def _against_all(y_RD, temperature, axis):
 def _forward(y_RD, temperature, axis):
     y_MD = _gather(y_RD, axis)
 
-    def row(y_D, itself):
+    def row(y_D, own_index):
         logits_M = jnp.dot(y_MD, y_D, precision=_PRECISION)
-        other_M = jnp.arange(len(y_MD)) != itself
+        other_M = jnp.arange(len(y_MD)) != own_index
         log_sum = jax.nn.logsumexp(logits_M, where=other_M)
         potentials_M = jnp.exp(4 * temperature * logits_M - 4)
         return log_sum, jnp.sum(potentials_M, where=other_M)
 
-    sums = _by_blocks(row, (y_RD, _places(y_RD, axis)), len(y_MD))
+    sums = _by_blocks(row, (y_RD, _row_indices(y_RD, axis)), len(y_MD))
     return sums, (y_RD, y_MD, sums[0])
 
 
@@ -153,14 +153,14 @@ def _backward(axis, saved, gradients):
     g_R, _ = gradients
     log_sums_M, g_M = _gather(jnp.stack([log_sums_R, g_R], axis=1), axis).T
 
-    def row(y_D, itself, log_sum, g):
+    def row(y_D, own_index, log_sum, g):
         logits_M = jnp.dot(y_MD, y_D, precision=_PRECISION)
         own_M, others_M = jnp.exp(logits_M - log_sum), jnp.exp(logits_M - log_sums_M)
-        other_M = jnp.arange(len(y_MD)) != itself
+        other_M = jnp.arange(len(y_MD)) != own_index
         weights_M = jnp.where(other_M, g * own_M + g_M * others_M, 0)
         return jnp.dot(weights_M, y_MD, precision=_PRECISION)
 
-    rows = (y_RD, _places(y_RD, axis), log_sums_R, g_R)
+    rows = (y_RD, _row_indices(y_RD, axis), log_sums_R, g_R)
     return _by_blocks(row, rows, len(y_MD)), None
 
 
@@ -172,7 +172,7 @@ def _gather(x: jax.Array, axis: str | None) -> jax.Array:
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def _places(z_RD: jax.Array, axis: str | None) -> jax.Array:
+def _row_indices(z_RD: jax.Array, axis: str | None) -> jax.Array:
     """Return the indices of this device's rows among the rows of all devices."""
     first = 0 if axis is None else jax.lax.axis_index(axis) * len(z_RD)
     return first + jnp.arange(len(z_RD))

@@ -199,8 +199,8 @@ class _Run:
                 # With several processes, none may stop alone. A stop request is part of
                 # the next batch, and all processes read it from the metrics of that
                 # step.
-                alone = jax.process_count() == 1
-                exit_code = stop.exit_code if alone else self._agreed_stop
+                is_only_process = jax.process_count() == 1
+                exit_code = stop.exit_code if is_only_process else self._agreed_stop
                 stopping = last or exit_code is not None
                 new = step > start
                 evaluate = new and _due(step, plan.evaluate_every, last)
