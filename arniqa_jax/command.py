@@ -25,6 +25,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -41,6 +42,8 @@ FAILURE = 1
 WRONG_USE = 2
 START_AGAIN = 75
 INTERRUPTED = 130
+
+_ORBAX = os.path.join("site-packages", "orbax", "")
 
 HELP_FLAGS = {"--help", "-h", "-help"}
 VERSION_FLAGS = {"--version", "-version"}
@@ -254,6 +257,11 @@ def _prepare_environment() -> None:
     # `force` is needed because some libraries add their own handler on import.
     py_logging.basicConfig(handlers=[handler], force=True)
     logging.set_verbosity(logging.INFO)
+    # Orbax logs about ten lines per save. If a save fails, it also logs warnings and
+    # tracebacks of its background tasks, in addition to the error that it raises.
+    handler.addFilter(lambda record: _ORBAX not in record.pathname)
+    # Pillow warns of oddities of an image that is decoded nevertheless.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # JAX reads this on import. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled")

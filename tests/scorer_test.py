@@ -1,7 +1,6 @@
 """The Python API: accepted images, scores against the definition, the gradient."""
 
 import itertools
-import os
 import threading
 
 import jax
@@ -14,6 +13,7 @@ from PIL import Image
 import arniqa_jax
 from arniqa_jax import errors
 from arniqa_jax.data import crops as image_crops
+from arniqa_jax.distributed import cpus
 from arniqa_jax.inference import extractor, preprocessing
 from arniqa_jax.scoring import heat_map
 
@@ -97,7 +97,7 @@ def test_a_cpu_computes_as_many_images_at_a_time_as_it_has_cores(
     directory, images, monkeypatch
 ):
     devices = len(jax.local_devices())  # each takes an image
-    monkeypatch.setattr(os, "cpu_count", lambda: 3 * devices)
+    monkeypatch.setattr(cpus, "available_cpus", lambda: 3 * devices)
     model = arniqa_jax.load(directory)
     together = threading.Barrier(3, timeout=60)  # each waits there for two others
     embed_batch = model.extractor._embed_batch

@@ -3,8 +3,7 @@
 import contextlib
 import io
 import os
-import threading
-import warnings
+import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -40,14 +39,14 @@ def decode_image(
 
     16-bit gray is scaled from 0..65535 to 0..255. Floating point is scaled from 0..1,
     or from 0..255 if it has values above 1. Transparent images are composed over black.
-    Of an animation, the first frame is decoded. Pillow's warnings are suppressed.
+    Of an animation, the first frame is decoded.
 
     Args:
       file: a path, the encoded bytes or an open binary file.
       apply_orientation: whether to turn the image as its EXIF tag says.
       name: the name of the image in an error; by default the path.
       opener: a function from a path or stream to a Pillow image; by default
-        `Image.open`.
+        `open_image`.
       to_rgb: a function from the loaded image to uint8 (H, W, 3); by default the rules
         above.
 
@@ -63,7 +62,7 @@ def decode_image(
         name = os.fspath(file) if is_path else getattr(file, "name", "image")
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        with _quiet_pillow, (opener or Image.open)(stream) as image:
+        with (opener or open_image)(stream) as image:
             return from_pillow(
                 image, apply_orientation=apply_orientation, to_rgb=to_rgb
             )
@@ -133,35 +132,37 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class _QuietPillow(contextlib.AbstractContextManager):
-    """Context manager: our limit of pixels, and no warnings, while any thread decodes.
+def open_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    """Open an image as `Image.open` does, but with `MAX_PIXELS` as its limit.
 
-    Both settings belong to the process. The first thread that enters sets them, and the
-    last thread that leaves restores them.
+    `Image.open` takes its limit from a setting of the whole process, and warns of half
+    of it.
     """
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._threads = 0
-
-    def __enter__(self):
-        with self._lock:
-            if not self._threads:
-                self._warnings = warnings.catch_warnings()
-                self._warnings.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                self._limit = Image.MAX_IMAGE_PIXELS
-                # Pillow warns above its limit and raises an error above twice its
-                # limit.
-                Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-            self._threads += 1
-
-    def __exit__(self, *exception):
-        with self._lock:
-            self._threads -= 1
-            if not self._threads:
-                Image.MAX_IMAGE_PIXELS = self._limit
-                self._warnings.__exit__(*exception)
-
-
-_quiet_pillow = _QuietPillow()
+    if isinstance(file, str | os.PathLike):
+        with contextlib.ExitStack() as stack:
+            image = open_image(stack.enter_context(open(file, "rb")))
+            image._exclusive_fp = True  # closing the image closes the file
+            stack.pop_all()
+            return image
+    file.seek(0)
+    start = file.read(16)
+    seen = set()
+    # First the common formats, then all.
+    for load_plugins in (Image.preinit, Image.init):
+        load_plugins()
+        for kind in [kind for kind in Image.ID if kind not in seen]:
+            seen.add(kind)
+            make, accepts = Image.OPEN[kind]
+            try:
+                accepted = not accepts or accepts(start)
+                # A string says why a file of this format cannot be read.
+                if not accepted or isinstance(accepted, str):
+                    continue
+                file.seek(0)
+                image = make(file, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue  # of another format after all
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return image
+    raise UnidentifiedImageError

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 
 import grain
@@ -110,6 +111,7 @@ def _signals_blocked():
 def _prepare_worker(worker_index: int, worker_count: int) -> None:
     """Make a worker end with its parent, and never block the parent by its death."""
     del worker_index, worker_count  # grain passes them
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # as in the commands
     threading.Thread(target=_end_with_parent, daemon=True, name="watchdog").start()
     # Between two batches, a worker reads an event (whether to stop) and a counter. Each
     # read takes a lock that the worker shares with its parent. If the worker is killed

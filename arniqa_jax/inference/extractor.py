@@ -7,7 +7,6 @@ scales (2), P the side of a crop in pixels, D features of both scales.
 import collections
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arniqa_jax.distributed import sharding
+from arniqa_jax.distributed import cpus, sharding
 from arniqa_jax.inference import preprocessing, tiles
 from arniqa_jax.inference.preprocessing import View
 
@@ -188,7 +187,7 @@ class Extractor:
             return 1  # a batch may be so large that only one fits into memory
         # One program leaves cores idle between its parallel parts, so there are as many
         # programs as cores.
-        return -(-(os.cpu_count() or 1) // self.batch_size)
+        return -(-cpus.available_cpus() // self.batch_size)
 
     def _images_in_batch(self, shape: tuple[int, ...]) -> int:
         """Return how many images of one size go into a batch.

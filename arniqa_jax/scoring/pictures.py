@@ -218,11 +218,11 @@ RAW_SUFFIXES = (
 def _opener_of(name: object):
     """Return the function that opens a file of this name, given a path or a stream."""
     if not isinstance(name, str | os.PathLike):
-        return Image.open
+        return images.open_image
     suffix = os.path.splitext(os.fspath(name))[1].lower()
     if suffix in HEIF_SUFFIXES:
         return _open_heif
-    return _open_raw if suffix in RAW_SUFFIXES else Image.open
+    return _open_raw if suffix in RAW_SUFFIXES else images.open_image
 
 
 def _open_heif(file: str | os.PathLike | BinaryIO) -> Image.Image:

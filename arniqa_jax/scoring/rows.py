@@ -16,6 +16,7 @@ import numpy as np
 
 from arniqa_jax import errors
 from arniqa_jax.data.images import one_line
+from arniqa_jax.distributed import cpus
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import heat_map, inputs, scorer
@@ -68,7 +69,7 @@ def score_stream(
         of its image.
     """
     load = functools.partial(inputs.load, model)
-    views = map_in_threads(load, items, threads=os.cpu_count() or 1)
+    views = map_in_threads(load, items, threads=cpus.available_cpus())
     for loaded, features_CD in model.extractor.embed(views):
         reason = loaded.reason
         scores_C = None

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import jax
 import tensorstore as ts
-from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from arniqa_jax import errors
@@ -26,10 +25,6 @@ State = TypeVar("State")
 
 _REMOVED = ".removed"  # suffix of a former checkpoint that is being removed
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-
-# Orbax logs about ten lines per save. If a save fails, it also logs warnings and
-# tracebacks of its background tasks, in addition to the error that it raises.
-logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
