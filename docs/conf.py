@@ -38,8 +38,10 @@ napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
 html_title = f"arniqa_jax {release}"
-html_theme_options = {"show_toc_level": 2}
-html_static_path = []
+# Without `navbar_persistent` there is a second search field above the page.
+html_theme_options = {"show_toc_level": 2, "navbar_persistent": []}
+html_static_path = ["_static"]
+html_css_files = ["code.css"]
 
 
 class _Table(SphinxDirective):
