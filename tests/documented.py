@@ -39,6 +39,8 @@ ONLY_CHECKED = {
     "--licence=apache-2.0": "uploads to the hub; see hub_test",
     "--num_processes=4": "takes several machines; see processes_test",
     "arniqa_jax.degradation.gallery": "draws 120 pictures; see gallery_test",
+    "--engine=ray": "takes the extra `ray`; see ray_test",
+    "--shard=$SLURM_ARRAY_TASK_ID": "takes a variable of Slurm",
     "datasets=meta:": "the meta tables are not here; see own_table_test",
     "../shared/data": "takes the development data and hours",
 }
@@ -58,10 +60,12 @@ TINY = (
 # What the documentation names and the folder of the test has under another name.
 SUBSTITUTES = {
     "--model=kadid10k": "--model=MODEL",
-    'load("kadid10k"': 'load("MODEL"',
+    '("kadid10k")': '("MODEL")',
     'load("hf://ORG/REPO"': 'load("MODEL"',
     "mine.pth": "mine.safetensors",  # without PyTorch
 }
+# Directives of pages, which hold neither commands nor code.
+DIRECTIVES = ("{table-of}", "{include}", "{toctree}", "{eval-rst}")
 # Commands of other programs, which are not run, and why.
 NOT_OURS = {
     ".venv/bin/pre-commit install": "changes the repository",
