@@ -11,7 +11,7 @@ import pytest
 
 from arniqa_jax import command, errors, evaluate, evaluation
 from arniqa_jax.datasets import catalogue
-from arniqa_jax.evaluation import figures, loading, proxy, statistics
+from arniqa_jax.evaluation import loading, manifold, proxy, statistics
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.weights import encoders, regressors
 
@@ -63,7 +63,7 @@ def _arguments(workdir, datasets, root, *more):
 
 def test_every_layout_end_to_end(run, written, tmp_path, monkeypatch):
     root, counts = written
-    monkeypatch.setattr(figures, "_TSNE_STEPS", 250)  # the fewest that it takes
+    monkeypatch.setattr(manifold, "_STEPS", 250)  # the fewest that it takes
     monkeypatch.setattr(statistics, "REPLICATES", 50)
     arguments = _arguments(tmp_path, ",".join(catalogue.DATASETS), root)
     code, out, err = run(*arguments, "--config.evaluation.full_reference=true")
@@ -85,6 +85,8 @@ def test_every_layout_end_to_end(run, written, tmp_path, monkeypatch):
         for figure in ("tsne", "distortions"):
             path = directory / "figures" / f"{name}_{figure}.png"
             assert path.exists() == with_types
+    page = (directory / "index.html").read_text()
+    assert all(f'"title":"{d.title}"' in page for d in catalogue.DATASETS.values())
     cross = (directory / "cross.csv").read_text().splitlines()
     assert cross[0].startswith("training,testing,Su,CONTR.,Re-IQA,ARNIQA,ours")
     assert any(line.startswith("LIVE,CSIQ,0.777,0.803,0.795,0.904,") for line in cross)
@@ -116,6 +118,7 @@ def test_compare_two_runs(run, written, tmp_path):
         "comparison.md",
         "comparison.tex",
         "csiq_gmad.png",
+        "index.html",
     }
 
 

@@ -4,26 +4,22 @@ They are drawn without pyplot, so they need no display and change no global stat
 """
 
 import dataclasses
-import importlib.util
 import io
 import pathlib
 
 import jax
 import numpy as np
 from absl import logging
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from arniqa_jax.datasets.labelled import PROXY, Benchmark
-from arniqa_jax.evaluation import statistics
+from arniqa_jax.evaluation import manifold, statistics
+from arniqa_jax.evaluation.manifold import Manifold
 from arniqa_jax.evaluation.results import DatasetResult, Results
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.files import write_atomically
 
-# With more images, t-SNE takes minutes and points cover each other.
-_MANIFOLD_IMAGES = 3000
-_TSNE_STEPS = 1000
 _SHOWN = 16  # number of best and of worst images
 _THUMBNAIL = 160  # pixels
 
@@ -33,7 +29,7 @@ def write(
     benchmarks: list[Benchmark],
     extractor: DatasetExtractor,
     directory: pathlib.Path,
-) -> None:
+) -> dict[str, list[Manifold]]:
     """Draw every figure of every dataset into a directory, created if missing.
 
     Every process draws, because the features are read jointly; process 0 writes.
@@ -43,8 +39,12 @@ def write(
       benchmarks: its datasets, for the images.
       extractor: its extractor, which has the features in its cache.
       directory: directory for `NAME_scatter.png` and so on.
+
+    Returns:
+      The manifolds that were drawn, by the name of the dataset.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    found = {}
     for benchmark in benchmarks:
         logging.info("%s: figures", benchmark.title)
         dataset = results.dataset(benchmark.name)
@@ -55,10 +55,13 @@ def write(
         if benchmark.types:
             if dataset.by_type:
                 drawn["distortions"] = bars(dataset, benchmark)
-            drawn |= manifolds(benchmark, extractor, results.seed)
+            found[benchmark.name] = manifold.compute(benchmark, extractor, results.seed)
+            for points in found[benchmark.name]:
+                drawn[points.method] = manifold.draw(benchmark, points)
         if jax.process_index() == 0:
             for name, figure in drawn.items():
                 save(figure, directory / f"{benchmark.name}_{name}.png")
+    return found
 
 
 def save(figure: Figure, path: pathlib.Path) -> None:
@@ -195,74 +198,3 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     """Return every n-th pixel, which shows distortions better than an average."""
     step = max(1, min(image.shape[:2]) // _THUMBNAIL)
     return image[::step, ::step]
-
-
-def manifolds(
-    benchmark: Benchmark, extractor: DatasetExtractor, seed: int
-) -> dict[str, Figure]:
-    """Draw the features in two dimensions; colour = distortion, opacity = level."""
-    features = extractor.dataset(benchmark)
-    indices = features.readable(np.arange(len(benchmark)))
-    if len(indices) > _MANIFOLD_IMAGES:
-        rng = np.random.default_rng(seed)
-        indices = np.sort(rng.choice(indices, _MANIFOLD_IMAGES, replace=False))
-    means_ND = features.means(indices)
-    drawn = {"tsne": _draw_manifold(benchmark, indices, _tsne(means_ND, seed), "t-SNE")}
-    if importlib.util.find_spec("umap"):
-        import umap
-
-        points_N2 = umap.UMAP(random_state=seed).fit_transform(means_ND)
-        drawn["umap"] = _draw_manifold(benchmark, indices, points_N2, "UMAP")
-    return drawn
-
-
-def _tsne(means_ND: np.ndarray, seed: int) -> np.ndarray:
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    # The usual 50 components preserve the distances and save most of the time.
-    components = min(50, *means_ND.shape)
-    reduced = PCA(components, random_state=seed).fit_transform(means_ND)
-    perplexity = min(30.0, (len(means_ND) - 1) / 3)
-    return TSNE(
-        perplexity=perplexity,
-        init="pca",
-        learning_rate="auto",
-        max_iter=_TSNE_STEPS,
-        random_state=seed,
-    ).fit_transform(reduced)
-
-
-def _draw_manifold(benchmark: Benchmark, indices, points_N2, method: str) -> Figure:
-    types = np.array(benchmark.types)[indices]
-    levels = benchmark.levels_N[indices]
-    names = list(dict.fromkeys(types))
-    colors = colormaps["gist_rainbow"](np.linspace(0, 1, len(names)))[:, :3]
-    # Level 0 means that the level is not known.
-    opacity = np.where(levels == 0, 0.8, 0.15 + 0.17 * levels)
-    figure = Figure(figsize=(9, 6.5))
-    axes = figure.add_subplot()
-    for name, color in zip(names, colors, strict=True):
-        of_type = types == name
-        rgba = np.column_stack(
-            [np.tile(color, (of_type.sum(), 1)), np.clip(opacity[of_type], 0, 1)]
-        )
-        axes.scatter(*points_N2[of_type].T, c=rgba, s=14, linewidths=0)
-    handles = [
-        Line2D([], [], marker="o", linestyle="", color=color, label=name)
-        for name, color in zip(names, colors, strict=True)
-    ]
-    axes.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        fontsize="small",
-        frameon=False,
-    )
-    axes.set(
-        xticks=[],
-        yticks=[],
-        title=f"{benchmark.title}: {method} of the mean features of "
-        f"{len(indices):,} images; opacity = level",
-    )
-    return figure

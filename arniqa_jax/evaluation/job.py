@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.distributed import agreement
-from arniqa_jax.evaluation import loading, protocol, regressors, report
+from arniqa_jax.evaluation import comparison, loading, protocol, regressors, report
 from arniqa_jax.evaluation import results as result_files
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.workdir import Workdir
@@ -63,36 +63,57 @@ def evaluate(
             report.write(results, directory, config.to_dict())
             evaluated.write(directory, model, results.encoder)
             print(report.terminal_table(results))
+        manifolds = {}
         if config.evaluation.figures and not full_reference:
             # Import here, because it loads matplotlib.
             from arniqa_jax.evaluation import figures
 
             extractor = DatasetExtractor(encoder, **options)
-            figures.write(results, benchmarks, extractor, directory / "figures")
+            manifolds = figures.write(
+                results, benchmarks, extractor, directory / "figures"
+            )
+        if writes:
+            from arniqa_jax.evaluation import page
+
+            page.write(results, benchmarks, manifolds, directory)
         if writes and adds:
             # The regressors are part of the model when it is passed on.
             write = regressors.write_all if replace else regressors.write_missing
             for name in write(results, of_model):
                 print(f"regressor {name} written to {model}")
         if writes:
-            print(f"written to {directory}")
+            print(f"written to {directory}, see index.html")
     agreement.wait_for_all("the evaluation is written")
 
 
 def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> None:
-    """Print two evaluations side by side; with a config, also draw the gMAD pairs."""
+    """Print two evaluations side by side, and write the comparison to a workdir.
+
+    Args:
+      a, b: directories with results.
+      config: of the datasets, for the gMAD pairs and the images of the page; None to
+        write neither.
+      workdir: where the comparison goes; None to print only.
+    """
     results_a, results_b = result_files.load(a), result_files.load(b)
     print(report.side_by_side(results_a, results_b))
     if workdir is None:
         return
+    # Import here and below, because it loads matplotlib.
+    from arniqa_jax.evaluation import page
+
     names = map(report.short_name, (results_a, results_b))
     directory = Workdir(workdir).results / "-".join(["comparison", *names])
     report.write_comparison(results_a, results_b, directory)
+    benchmarks = []
     if config is not None:
         from arniqa_jax.evaluation import gmad
 
-        gmad.write(results_a, results_b, _open_benchmarks(config), directory)
-    print(f"written to {directory}")
+        benchmarks = _open_benchmarks(config)
+        gmad.write(results_a, results_b, benchmarks, directory)
+    differences = comparison.compare(results_a, results_b)
+    page.write_comparison(results_a, results_b, differences, benchmarks, directory)
+    print(f"written to {directory}, see {page.NAME}")
 
 
 def _open_benchmarks(config: ConfigDict) -> list:

@@ -1,6 +1,7 @@
-"""A table as text, Markdown, LaTeX or CSV."""
+"""A table as text, Markdown, LaTeX, HTML or CSV."""
 
 import csv
+import html
 import io
 import math
 
@@ -123,6 +124,35 @@ _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 def _escape(text: str) -> str:
     return text.translate(str.maketrans(_LATEX))
+
+
+def to_html(table: Table) -> str:
+    """Return a heading, a `table` whose cells have their values, and the notes.
+
+    A cell has all digits of its value in `data-value`, to sort by.
+    """
+
+    def words(value: Cell) -> str:
+        return ' class="words"' if isinstance(value, str) else ""
+
+    def cell(value: Cell) -> str:
+        number = _spread(value)[0]
+        sorted_by = ""
+        if isinstance(number, int | float) and not math.isnan(number):
+            sorted_by = f' data-value="{float(number)!r}"'
+        return f"<td{words(value)}{sorted_by}>{html.escape(_print(value))}</td>"
+
+    header = "".join(
+        f"<th{words(first)}>{html.escape(name)}</th>"
+        for name, first in zip(table.header, table.rows[0], strict=True)
+    )
+    rows = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in table.rows)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    return (
+        f"<h3>{html.escape(table.title)}</h3>\n"
+        f'<div class="scroll"><table><thead><tr>{header}</tr></thead>\n'
+        f'<tbody>{rows}</tbody></table></div>\n<ul class="notes">{notes}</ul>'
+    )
 
 
 def to_csv(table: Table) -> str:

@@ -76,15 +76,7 @@ def write(
       config: recorded in `results.json`.
     """
     results.save(evaluated, directory, config)
-    found = [
-        tables.within(evaluated),
-        tables.spread(evaluated),
-        tables.distortions(evaluated),
-        tables.cross(evaluated),
-        tables.efficiency(evaluated),
-        tables.quoted(evaluated),
-    ]
-    _write_tables([t for t in found if t is not None], directory, "results")
+    _write_tables(tables.all_tables(evaluated), directory, "results")
     regressors.write_all(evaluated, directory / "regressors")
 
 

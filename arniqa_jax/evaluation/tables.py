@@ -56,6 +56,19 @@ def _label(dataset: DatasetResult) -> str:
     return dataset.title + ("*" if dataset.note else "")
 
 
+def all_tables(results: Results) -> list[Table]:
+    """Return every table of an evaluation that has rows, the main one first."""
+    found = [
+        within(results),
+        spread(results),
+        distortions(results),
+        cross(results),
+        efficiency(results),
+        quoted(results),
+    ]
+    return [table for table in found if table is not None]
+
+
 def within(results: Results) -> Table:
     """Return the main table: every dataset on its own splits."""
     rows = [
