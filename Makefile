@@ -3,6 +3,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# constraints-newest.txt is for Python 3.13.
+CONSTRAINTS ?= constraints.txt
+# The files that `make test` runs; all by default.
+TESTS ?=
 WORKDIR ?= runs/quickstart
 READY := $(VENV)/.ready
 
@@ -17,7 +21,7 @@ quickstart: $(READY)
 	  --workdir=$(WORKDIR)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(TESTS)
 
 # Every test, also those marked slow.
 test-all: $(READY)
@@ -26,7 +30,7 @@ test-all: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/shellcheck launch/*.sh benchmarks/*.sh .ci/run
+	$(VENV)/bin/shellcheck launch/*.sh benchmarks/*.sh .ci/run .ci/wheel
 
 # The documentation, into docs/_build/html. Warnings are errors.
 docs: $(VENV)/.docs
@@ -34,11 +38,11 @@ docs: $(VENV)/.docs
 
 $(VENV)/.docs: $(READY)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]' \
-	  --constraint constraints.txt
+	  --constraint $(CONSTRAINTS)
 	touch $@
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]' \
-	  --constraint constraints.txt
+	  --constraint $(CONSTRAINTS)
 	touch $@
