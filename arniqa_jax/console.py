@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "train": "arniqa_jax.main",
     "evaluate": "arniqa_jax.evaluate",
     "score": "arniqa_jax.score",
+    "report": "arniqa_jax.report",
     "convert": "arniqa_jax.convert",
     "export": "arniqa_jax.export",
     "gallery": "arniqa_jax.degradation.gallery",

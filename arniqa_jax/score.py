@@ -45,6 +45,7 @@ MAP = _string("map", None, "Folder for a heat map (PNG) of each image.")
 BACKGROUND = _string(
     "background", "black", "What transparent pixels show: black, white or R,G,B."
 )
+REPORT = _string("report", None, "Folder for a page that shows the scores.")
 SHARD = _string(
     "shard",
     None,
@@ -68,9 +69,7 @@ PRECISION = _enum(
 def main(arguments: list[str]) -> int:
     """Check the flags and score; return the exit code."""
     if not MODEL.value or not arguments:
-        raise errors.UsageError(
-            "expected a model and something to score: --model=kadid10k photos/"
-        )
+        raise errors.UsageError("expected --model=MODEL and something to score")
     from arniqa_jax.scoring import job, rows
 
     score_rows = rows.ScoreRows(
@@ -92,6 +91,7 @@ def main(arguments: list[str]) -> int:
         engine=ENGINE.value,
         address=ADDRESS.value,
         workers=WORKERS.value,
+        report=REPORT.value,
     )
 
 

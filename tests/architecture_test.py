@@ -12,7 +12,7 @@ _FILES = sorted(_ROOT.rglob("*.py"))
 # own. A command stands at the top; `command` is what all of them share.
 _LEVELS = (
     ("console",),
-    ("main", "evaluate", "score", "convert", "export", "models", "push"),
+    ("main", "evaluate", "score", "report", "convert", "export", "models", "push"),
     ("training",),
     ("evaluation", "scoring"),
     ("weights",),

@@ -9,6 +9,7 @@ from absl import logging
 from arniqa_jax import command, errors
 from arniqa_jax.scoring import inputs, rows, tables
 from arniqa_jax.scoring.progress import Progress
+from arniqa_jax.storage import files
 
 
 def run(
@@ -21,6 +22,7 @@ def run(
     engine: str = "local",
     address: str | None = None,
     workers: int = 0,
+    report: str | None = None,
 ) -> int:
     """Score until the end, SIGTERM or Ctrl-C, and return the exit code.
 
@@ -32,6 +34,7 @@ def run(
       shard: `I/N`, see `inputs.Shard`; None for all images.
       engine: `local`, or `ray`, see `ray_job`.
       address, workers: of the engine, see `ray_job.Cluster`.
+      report: folder for a page about the output, see `report_page`; None for no page.
 
     Raises:
       UsageError: the model has no regressor, or the options do not go together.
@@ -40,17 +43,31 @@ def run(
     if shard and output is None:
         raise errors.UsageError("--shard needs --output, whose name gets the shard")
     output = part.file(output) if output else None
-    if engine == "ray":
-        from arniqa_jax.scoring import ray_job
-
-        cluster = ray_job.Cluster(address, workers)
-        return ray_job.run(
-            score_rows, arguments, output, cluster, resume=resume, shard=part
-        )
+    if report and output is None:
+        raise errors.UsageError("--report needs --output, the table that it shows")
     with command.StopRequest() as stop:
-        failed = score(score_rows, arguments, output, stop, resume=resume, shard=part)
+        if engine == "ray":
+            from arniqa_jax.scoring import ray_job
+
+            cluster = ray_job.Cluster(address, workers)
+            failed = ray_job.score(
+                score_rows, arguments, output, stop, cluster, resume=resume, shard=part
+            )
+        else:
+            failed = score(
+                score_rows, arguments, output, stop, resume=resume, shard=part
+            )
     if stop.exit_code is not None:
         return stop.exit_code
+    if report:
+        from arniqa_jax.scoring import report_page
+
+        page = report_page.write(
+            [output],
+            files.local_path(report, "--report"),
+            map_folder=score_rows.map_folder and pathlib.Path(score_rows.map_folder),
+        )
+        logging.info("%s", page)
     return command.FAILURE if failed else command.SUCCESS
 
 

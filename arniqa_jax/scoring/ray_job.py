@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from arniqa_jax import command, errors
-from arniqa_jax.scoring import inputs, parts, rows
+from arniqa_jax.scoring import inputs, parts, rows, tables
 from arniqa_jax.scoring.progress import Progress
 
 # Number of images in a part file. The loss of a worker costs at most this number. A
@@ -43,22 +43,24 @@ class Cluster:
     workers: int = 0
 
 
-def run(
+def score(
     score_rows: rows.ScoreRows,
     arguments: list[str],
     output: pathlib.Path | None,
+    stop: command.StopRequest,
     cluster: Cluster,
     *,
     resume: bool,
     shard: inputs.Shard = inputs.ALL,
 ) -> int:
-    """Score until the end, SIGTERM or Ctrl-C, and return the exit code.
+    """Write the part files; return how many images have no score.
 
     Args:
       score_rows: the function that every worker runs. Its model is loaded here too, to
         check it.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
       output: folder of part files, on a file system that every worker can access.
+      stop: checked after each part.
       cluster: the place to run.
       resume: whether to continue a folder that has rows.
       shard: the part of the images to score.
@@ -69,26 +71,22 @@ def run(
     """
     if output is None:
         raise errors.UsageError("--engine=ray needs --output, a folder of part files")
-    output = output.absolute()
+    tables.check_suffix(output)
     ray = _import_ray()
-    with command.StopRequest() as stop:
-        # Start Ray before JAX starts its threads, because a process with threads should
-        # not fork.
-        _start(ray, cluster)
-        try:
-            write, items, done = _prepare(
-                score_rows, arguments, output, resume=resume, shard=shard
-            )
-            failed = _score(ray, items, done, write, cluster, stop)
-        except ray.exceptions.RayError as error:
-            raise errors.ArniqaError(
-                f"the Ray job failed, continue it with --resume: {_cause(error)}"
-            ) from error
-        finally:
-            ray.shutdown()
-    if stop.exit_code is not None:
-        return stop.exit_code
-    return command.FAILURE if failed else command.SUCCESS
+    # Start Ray before JAX starts its threads, because a process with threads should not
+    # fork.
+    _start(ray, cluster)
+    try:
+        write, items, done = _prepare(
+            score_rows, arguments, output.absolute(), resume=resume, shard=shard
+        )
+        return _score(ray, items, done, write, cluster, stop)
+    except ray.exceptions.RayError as error:
+        raise errors.ArniqaError(
+            f"the Ray job failed, continue it with --resume: {_cause(error)}"
+        ) from error
+    finally:
+        ray.shutdown()
 
 
 def _prepare(
@@ -197,9 +195,9 @@ def _map(
     size = len(items) // (workers * _PARTS_PER_WORKER)
     size = min(max(size, _FEWEST_ROWS), _MOST_ROWS)
     starts = range(0, len(items), size)
-    tables = [pyarrow.table(_block(items[i : i + size])) for i in starts]
-    workers = min(workers, len(tables))
-    written = ray.data.from_arrow(tables).map_batches(
+    blocks = [pyarrow.table(_block(items[i : i + size])) for i in starts]
+    workers = min(workers, len(blocks))
+    written = ray.data.from_arrow(blocks).map_batches(
         WriteParts,
         fn_constructor_args=[write.score_rows, write.folder, write.columns, write.run],
         batch_size=size,

@@ -1,0 +1,177 @@
+"""The page about a table of scores: its data, its lists, and the page in a browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import small_model
+from score_runs import picture, run
+
+from arniqa_jax import command, errors, report
+from arniqa_jax.scoring import report_page
+
+_BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def _run_report(*arguments):
+    report.FLAGS.unparse_flags()
+    for name in report.FLAGS:
+        report.FLAGS[name].unparse()
+    words = ["report", *map(str, arguments)]
+    return report.main(command.parse_flags(words, report.FLAGS))
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Returns a folder with `photos`, `maps`, the table `scores.csv`, and `report`."""
+    folder = tmp_path_factory.mktemp("scored")
+    model = small_model.write(folder / "model", "live")
+    photos = folder / "photos"
+    photos.mkdir()
+    for i in range(8):
+        picture(seed=i).save(photos / f"{i}.png")
+    (photos / "<script>alert(1)<").mkdir()
+    picture(seed=8).save(photos / "<script>alert(1)<" / "%41 #?.png")
+    (photos / "bad.png").write_bytes(b"text")
+    (photos / "worse.png").write_bytes(b"")
+    flags = [f"--output={folder}/scores.csv", f"--map={folder}/maps", "--details"]
+    assert run(model, photos, *flags, f"--report={folder}/report") == command.FAILURE
+    return folder
+
+
+def _data(page):
+    text = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1]
+    return json.loads(text)
+
+
+def test_the_page_has_the_table(scored):
+    data = _data(scored / "report" / "index.html")
+    assert len(data["paths"]) == 11
+    bad = [p for p, s in zip(data["paths"], data["scores"], strict=True) if s is None]
+    assert sorted(path.rpartition("/")[2] for path in bad) == ["bad.png", "worse.png"]
+    assert data["crops"]["names"][:2] == ["center", "top left"]
+    assert np.shape(data["crops"]["values"]) == (5, 11)
+    assert len(data["thumbnails"]) == len(data["maps"]) == 9
+    for name in data["maps"].values():
+        assert (scored / "report" / data["mapBase"] / name).exists()
+
+
+def test_lists_of_a_threshold(scored, tmp_path, capsys):
+    scores = _data(scored / "report" / "index.html")["scores"]
+    threshold = float(np.median([s for s in scores if s is not None]))
+    arguments = [scored / "scores.csv", f"--output={tmp_path}/r"]
+    assert _run_report(*arguments, f"--threshold={threshold}") == 0
+    assert capsys.readouterr().out.strip() == f"{tmp_path}/r/index.html"
+    lines = [(tmp_path / "r" / name).read_text().splitlines() for name in _LISTS]
+    assert [len(one) for one in lines] == [5, 4]
+
+
+_LISTS = ("kept.txt", "rejected.txt")
+
+
+def test_wrong_use(tmp_path, monkeypatch):
+    with pytest.raises(errors.UsageError, match="expected a table and a folder"):
+        _run_report("scores.csv")
+    with pytest.raises(errors.UsageError, match="there is no such table"):
+        _run_report(tmp_path / "no.csv", f"--output={tmp_path}/r")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(
+        errors.UsageError, match=r"is not a table that .*columns are a, b"
+    ):
+        _run_report(tmp_path / "other.csv", f"--output={tmp_path}/r")
+    (tmp_path / "s.csv").write_text("path,score,error\na,0.5,\nb,0.4,\n")
+    monkeypatch.setattr(report_page, "MOST_ROWS", 1)
+    with pytest.raises(errors.UsageError, match="found 2 rows"):
+        _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r")
+
+
+# What a person does, one after the other; each step notes what can be seen then.
+_STEPS = """
+const seen = {}, rows = () => [...document.querySelectorAll(".row")].map(
+  (row) => [...row.children].map((cell) => cell.textContent));
+const numbers = () => [...document.querySelectorAll(".card b")].map(
+  (b) => Number(b.textContent));
+const click = (selector) => document.querySelector(selector).click();
+seen.worst = numbers();
+click("[data-view=best]");
+seen.best = numbers();
+const slider = document.getElementById("slider");
+slider.value = 1000; slider.oninput({ target: slider });
+seen.kept_high = document.getElementById("kept").textContent;
+slider.value = 0; slider.oninput({ target: slider });
+seen.kept_low = document.getElementById("kept").textContent;
+let saved;
+URL.createObjectURL = (blob) => { saved = blob; return "#"; };
+click("#save-kept");
+seen.saved = (await saved.text()).trim().split("\\n");
+click("[data-view=table]");
+seen.by_score = rows();
+click("[data-sort=score]");
+seen.by_score_down = rows();
+click("[data-sort=path]");
+seen.by_path = rows();
+const search = document.getElementById("search");
+search.value = "bad.PNG"; search.oninput();
+seen.searched = rows();
+search.value = ""; search.oninput();
+click("[data-view=errors]");
+seen.reasons = [...document.querySelectorAll("summary")].map((s) => s.textContent);
+click("[data-view=worst]");
+click(".card");
+await Promise.all([...document.querySelectorAll("dialog img")].map((i) => i.decode()));
+seen.dialog = document.getElementById("shown").textContent;
+seen.images = document.querySelectorAll("dialog img").length;
+"""
+
+
+@pytest.mark.skipif(not _BROWSER, reason="there is no Chromium to open the page with")
+def test_the_page_in_a_browser(scored, tmp_path):
+    page = (scored / "report" / "index.html").read_text()
+    listen = """<script>
+      const wrong = [];
+      addEventListener("error", (e) => wrong.push(e.message));
+      addEventListener("unhandledrejection", (e) => wrong.push(String(e.reason)));
+    </script>"""
+    steps = """<pre id=seen></pre><script>
+      (async () => { STEPS; return seen; })()
+        .catch((e) => ({ failed: String(e) }))
+        .then((seen) => {
+          const text = JSON.stringify({ ...seen, wrong });
+          document.getElementById("seen").textContent = text;
+        });
+    </script>"""
+    page = page.replace("<head>", "<head>" + listen, 1) + steps.replace("STEPS", _STEPS)
+    driven = scored / "report" / "driven.html"
+    driven.write_text(page)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=20000",
+    ]
+    flags += [f"--user-data-dir={tmp_path}/browser", "--dump-dom"]
+    shown = subprocess.run(
+        [_BROWSER, *flags, driven.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    seen = json.loads(html.unescape(re.search(r'id="seen">(.*?)</pre>', shown)[1]))
+    assert "failed" not in seen and seen["wrong"] == [], seen
+    data = _data(scored / "report" / "index.html")
+    scores = sorted(round(s, 4) for s in data["scores"] if s is not None)
+    assert seen["worst"] == pytest.approx(scores, abs=1e-4)
+    assert seen["best"] == pytest.approx(scores[::-1], abs=1e-4)
+    assert seen["kept_high"].startswith("keeps 1 of 9 images")
+    assert seen["kept_low"].startswith("keeps 9 of 9 images (100.0 %)")
+    assert len(seen["saved"]) == 9 and set(seen["saved"]) <= set(data["paths"])
+    by_score = [row[0] for row in seen["by_score"]]
+    assert by_score[-2:] == ["", ""]  # those without a score come last
+    assert list(map(float, by_score[:-2])) == pytest.approx(scores, abs=1e-4)
+    assert [r[0] for r in seen["by_score_down"]][:-2] == by_score[:-2][::-1]
+    assert [r[1] for r in seen["by_path"]] == sorted(data["paths"])
+    ((_, path, error),) = seen["searched"]
+    assert path.endswith("/bad.png") and error.startswith("not an image")
+    assert len(seen["reasons"]) == 2 and seen["reasons"][0].startswith("1 image: ")
+    assert "top left" in seen["dialog"] and seen["images"] == 2  # the picture, the map
