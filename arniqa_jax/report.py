@@ -1,8 +1,8 @@
-"""Write one HTML page that shows a table of scores: worst, best, threshold, errors.
+"""Write one HTML page about a table of scores: worst, best, threshold, errors.
 
     python -m arniqa_jax.report scores.csv... --output=DIR [--threshold=0.5]
 
-The tables are those of arniqa_jax.score. Open DIR/index.html in a browser; it needs no
+The tables come from arniqa_jax.score. Open DIR/index.html in a browser; it needs no
 server. With --threshold, DIR also gets kept.txt and rejected.txt, lists of paths.
 """
 

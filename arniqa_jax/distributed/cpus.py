@@ -8,11 +8,11 @@ import pathlib
 def available_cpus(root: pathlib.Path = pathlib.Path("/")) -> int:
     """Return how many cores the affinity and the cgroups of this process allow.
 
-    `os.cpu_count()` counts the cores of the machine, which may be a hundred where a
-    container or a Slurm task may use two.
+    `os.cpu_count()` counts the cores of the machine. There may be a hundred of them,
+    while a container or a Slurm task may use two.
 
     Args:
-      root: of the file system; for tests.
+      root: root of the file system; for tests.
     """
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))

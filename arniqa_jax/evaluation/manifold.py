@@ -13,7 +13,7 @@ from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 
 # With more images, t-SNE takes minutes and points cover each other.
 _IMAGES = 3000
-_STEPS = 1000  # of t-SNE
+_STEPS = 1000  # steps of t-SNE
 _TITLES = {"tsne": "t-SNE", "umap": "UMAP"}
 
 
@@ -23,8 +23,8 @@ class Manifold:
 
     Attributes:
       method: `tsne` or `umap`.
-      indices: of the images.
-      points_N2: float, one row for each image.
+      indices: indices of the images.
+      points_N2: float, one row per image.
     """
 
     method: str
@@ -33,17 +33,17 @@ class Manifold:
 
     @property
     def title(self) -> str:
-        """The name of the method as it is written."""
+        """The name of the method as it is usually written."""
         return _TITLES[self.method]
 
 
 def compute(
     benchmark: Benchmark, extractor: DatasetExtractor, seed: int
 ) -> list[Manifold]:
-    """Reduce the mean features of at most 3,000 images to two dimensions.
+    """Return the mean features of at most 3,000 images in two dimensions.
 
     Returns:
-      The t-SNE and, where the package umap is installed, the UMAP.
+      The t-SNE and, if the package umap is installed, the UMAP.
     """
     features = extractor.dataset(benchmark)
     indices = features.readable(np.arange(len(benchmark)))
@@ -66,7 +66,7 @@ def palette(count: int) -> np.ndarray:
 
 
 def opacities(levels_N: np.ndarray) -> np.ndarray:
-    """Return an opacity in [0, 1] for each level; level 0 is one that is unknown."""
+    """Return an opacity in [0, 1] for each level; level 0 means unknown."""
     return np.clip(np.where(levels_N == 0, 0.8, 0.15 + 0.17 * levels_N), 0, 1)
 
 

@@ -1,8 +1,8 @@
-"""One self-contained page with everything that an evaluation or a comparison found.
+"""One self-contained page with the results of an evaluation or a comparison.
 
-`index.html` needs no network and no other file: tables, plots whose points show their
-image, SRCC of each distortion, best and worst images. What it shows is data in JSON,
-which a script in the page draws (`page.html`).
+`index.html` needs no network and no other file. It has tables, plots whose points show
+their image, the SRCC of each distortion, and the best and worst images. The page
+contains the results as JSON, and a script in the page (`page.html`) draws them.
 """
 
 import dataclasses
@@ -32,9 +32,10 @@ from arniqa_jax.evaluation.tables import Table
 from arniqa_jax.storage.files import write_atomically
 
 NAME = "index.html"
-# Points of a plot. More cover each other and make the page slow.
+# Maximum number of points in a plot. More points cover each other and make the page
+# slow.
 _POINTS = 5000
-_SHOWN = 16  # images of a grid
+_SHOWN = 16  # number of images in a grid
 _COLOR = "#1f77b4"
 
 
@@ -44,7 +45,7 @@ class _Section:
 
     dataset: DatasetResult
     benchmark: Benchmark | None
-    lines: dict[int, list[str]]  # what is said of each image, by its index
+    lines: dict[int, list[str]]  # the text for each image, by its index
     plots: list[dict] = dataclasses.field(default_factory=list)
     grids: list[tuple[str, Sequence[int]]] = dataclasses.field(default_factory=list)
     bars: list[dict] = dataclasses.field(default_factory=list)
@@ -59,15 +60,15 @@ def write(
     """Write the page of an evaluation.
 
     Args:
-      results: what was found.
-      benchmarks: its datasets, for the images.
-      manifolds: of the datasets that have one, by name; may be empty.
-      directory: for `index.html`.
+      results: the results.
+      benchmarks: the datasets, for the images.
+      manifolds: manifolds by the name of their dataset; may be empty.
+      directory: directory of `index.html`.
     """
     sections = []
     for benchmark in benchmarks:
         if benchmark.name not in {d.name for d in results.datasets}:
-            continue  # full reference leaves out datasets without references
+            continue  # the full-reference mode leaves out datasets without references
         dataset = results.dataset(benchmark.name)
         section = _evaluated(dataset, benchmark, results.seed)
         for points in manifolds.get(benchmark.name, ()):
@@ -95,9 +96,9 @@ def write_comparison(
 
     Args:
       a, b: the two evaluations.
-      differences: between them.
-      benchmarks: datasets whose images are at hand; others are shown without images.
-      directory: for `index.html`.
+      differences: the differences between them.
+      benchmarks: datasets whose images are available; others are shown without images.
+      directory: directory of `index.html`.
     """
     at_hand = {b.name: b for b in benchmarks}
     sections = [
@@ -152,7 +153,7 @@ def _evaluated(dataset: DatasetResult, benchmark: Benchmark, seed: int) -> _Sect
 def _compared(
     a: DatasetResult, b: DatasetResult, benchmark: Benchmark | None, seed: int
 ) -> _Section:
-    """Show the tested images by both predictions, and the largest differences."""
+    """Return the tested images with both predictions, and the largest differences."""
     indices, of_a = figures.tested_images(a)
     _, of_b = figures.tested_images(b)
     scores = a.scores_N[indices]
@@ -198,7 +199,7 @@ def _fit(predictions, scores) -> list[list[float]]:
 
 
 def _scatter(section, x, y, indices, *, title, axes, line, seed) -> dict:
-    """Return a plot of at most `_POINTS` points; those of the grids are among them."""
+    """Return a plot of at most `_POINTS` points, including those of the grids."""
     in_grids = [index for _, images in section.grids for index in images]
     kept = set(thumbnails.choose(in_grids, indices, _POINTS, seed))
     points = [
@@ -275,7 +276,7 @@ def _write_page(
     pictures: list[str] = []
     datasets = [_section_data(section, limit, pictures, seed) for section in sections]
     data = {"datasets": datasets, "thumbnails": pictures}
-    # `<` would end the element that holds the data.
+    # A `<` could end the element that contains the data.
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     template = importlib.resources.files(__package__) / "page.html"
     page = string.Template(template.read_text(encoding="utf-8")).substitute(

@@ -1,4 +1,4 @@
-"""Small JPEG images for a page: which images get one, and their encoding."""
+"""Small JPEG images for a page: the choice of images, and their encoding."""
 
 import base64
 import io
@@ -11,19 +11,19 @@ from PIL import Image
 from arniqa_jax import errors
 from arniqa_jax.datasets.labelled import Benchmark
 
-LIMIT = 600  # on one page, over all datasets: about 4 MB
-_SIDE = 128  # pixels, of the shorter side at most twice as many
+LIMIT = 600  # maximum number on one page, over all datasets: about 4 MB
+_SIDE = 128  # the shorter side has at least 128 and less than 256 pixels
 _QUALITY = 70
 
 
 def choose(wanted: Iterable[int], others: np.ndarray, limit: int, seed: int) -> list:
-    """Choose the images of a dataset that get a thumbnail.
+    """Return the images of a dataset that get a thumbnail.
 
     Args:
-      wanted: images in the order of their importance; they go first.
-      others: images to draw the rest from.
-      limit: number of images.
-      seed: of the draw.
+      wanted: images in the order of their importance; they are chosen first.
+      others: images from which the rest is drawn.
+      limit: maximum number of images.
+      seed: seed of the draw.
 
     Returns:
       At most `limit` indices.
@@ -33,9 +33,9 @@ def choose(wanted: Iterable[int], others: np.ndarray, limit: int, seed: int) -> 
 
 
 def encode(benchmark: Benchmark, indices: Iterable[int]) -> dict[int, str]:
-    """Return a JPEG of each image, in base64; images that are unreadable are left out.
+    """Return a JPEG of each image, in base64, without the unreadable images.
 
-    Pixels are skipped, not averaged: an average would hide the distortion.
+    Pixels are skipped and not averaged, because an average would hide the distortion.
     """
     encoded = {}
     for index in indices:

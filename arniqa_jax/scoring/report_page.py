@@ -1,4 +1,4 @@
-"""One HTML page about a table of scores: it opens from disk and needs nothing else."""
+"""One self-contained HTML page about a table of scores; it opens from disk."""
 
 import base64
 import io
@@ -17,9 +17,9 @@ from arniqa_jax import errors
 from arniqa_jax.scoring import heat_map, parts, pictures, tables
 from arniqa_jax.storage.files import write_atomically
 
-# Rows that a page holds: a browser needs about 200 bytes for each.
+# Maximum number of rows in a page. A browser needs about 200 bytes per row.
 MOST_ROWS = 500_000
-# Pictures at each end of the scale whose thumbnails are inside the page.
+# Number of pictures at each end of the scale whose thumbnails are in the page.
 _THUMBNAILS = 120
 _THUMBNAIL_SIDE = 160
 
@@ -35,16 +35,17 @@ def write(
 
     Args:
       files: tables that `score` wrote: files, or folders of part files.
-      folder: where the page is written; made where missing.
-      threshold: images with this score or a higher one are kept; None lets the page
-        start at the median.
+      folder: folder of the page; created if missing.
+      threshold: images with at least this score are kept; None lets the page start at
+        the median.
       map_folder: the folder of `score --map`; None for no maps.
 
     Returns:
       The path of the page.
 
     Raises:
-      UsageError: a table is missing, is no table of scores, or there are too many rows.
+      UsageError: a table is missing or is not a table of scores, or there are too many
+        rows.
     """
     rows = [row for file in files for row in _read(file)]
     if len(rows) > MOST_ROWS:
@@ -66,7 +67,7 @@ def write(
     }
     text = json.dumps(described, separators=(",", ":"), allow_nan=False)
     template = resources.files("arniqa_jax.scoring").joinpath("report_page.html")
-    # Within a script element only `<` can end it or begin a comment.
+    # In a script element, only `<` can end the element or begin a comment.
     page = template.read_text("utf-8").replace("DATA", text.replace("<", "\\u003c"), 1)
     write_atomically(folder / "index.html", page)
     if threshold is not None:
@@ -133,7 +134,7 @@ def _thumbnails(
 
 
 def _thumbnail(path: str) -> str | None:
-    """Return a small JPEG; None where the image is no longer there."""
+    """Return a small JPEG; None if the image no longer exists."""
     try:
         image = Image.fromarray(pictures.decode(path))
     except (errors.ImageError, MemoryError):
