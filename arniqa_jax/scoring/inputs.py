@@ -21,7 +21,7 @@ import numpy as np
 from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.data.photos import EXTENSIONS
-from arniqa_jax.scoring import pictures
+from arniqa_jax.scoring import archives, pictures, remote
 
 # Suffixes of images in a folder. A file that is named explicitly is tried with any
 # suffix.
@@ -117,7 +117,8 @@ def find(
 
     Args:
       arguments: files, folders (searched recursively), patterns, or `-` for a list of
-        files, one per line.
+        files, one per line. Each may be a URL. A `.tar` or Parquet file names the
+        images in it, as `FILE/NAME`.
       stdin: read for `-`.
       skipped: counts the files in folders that look like images but cannot be decoded.
     """
@@ -125,7 +126,11 @@ def find(
     for argument in arguments:
         if argument == "-":
             lines = (line.rstrip(b"\r\n") for line in stdin)
-            yield from (_file(os.fsdecode(line)) for line in lines if line)
+            for line in lines:
+                if line:
+                    yield from _file(os.fsdecode(line), suffixes)
+        elif remote.is_url(argument):
+            yield from _url(argument, suffixes, skipped)
         elif os.path.lexists(argument) or not any(c in argument for c in "*?["):
             yield from _file_or_folder(argument, suffixes, skipped)
         else:
@@ -134,6 +139,13 @@ def find(
                 yield from _file_or_folder(match, suffixes, skipped)
             if not matches:
                 yield Input(argument, "no file matches this pattern")
+
+
+def is_listed_fast(argument: str) -> bool:
+    """Return whether the images of an argument can be counted without reading them."""
+    return not (
+        argument == "-" or remote.is_url(argument) or archives.is_archive(argument)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +230,7 @@ def _file_or_folder(
     path: str, suffixes: tuple[str, ...], skipped: Skipped
 ) -> Iterator[Input]:
     if not os.path.isdir(path) or _ends_in(path, suffixes):
-        yield _file(path)
+        yield from _file(path, suffixes)
         return
     found = False
     for entry in folders.walk(path):
@@ -236,8 +248,45 @@ def _file_or_folder(
         yield Input(path, "a folder without images")
 
 
-def _file(path: str) -> Input:
-    return Input(path, _A_DIRECTORY if os.path.isdir(path) else None)
+def _file(path: str, suffixes: tuple[str, ...]) -> Iterator[Input]:
+    """Yield what a file is to the scorer: an image, or all images in it."""
+    if not archives.is_archive(path) or os.path.isdir(path):
+        yield Input(path, _A_DIRECTORY if os.path.isdir(path) else None)
+        return
+    found = False
+    try:
+        for member in archives.read(path, suffixes):
+            found = True
+            yield Input(f"{path}/{member.name}", member.reason, member.content)
+    except errors.ImageError as error:
+        yield Input(path, str(error).removeprefix(f"{path}: "))
+    else:
+        if not found:
+            yield Input(path, "a file without images")
+
+
+def _url(url: str, suffixes: tuple[str, ...], skipped: Skipped) -> Iterator[Input]:
+    """Yield what a URL names, by the rules for folders on disk."""
+    try:
+        found = list(remote.list_urls(url))
+    except errors.ImageError as error:
+        yield Input(url, str(error).removeprefix(f"{url}: "))
+        return
+    if found == [url]:
+        yield from _file(url, suffixes)
+        return
+    root, empty = url.split("*")[0].rpartition("/")[0], True
+    for one in found:
+        below = one.removeprefix(root).split("/")
+        if any(map(folders.is_hidden, filter(None, below))):
+            continue
+        if _ends_in(one, suffixes) or ("*" in url and archives.is_archive(one)):
+            empty = False
+            yield from _file(one, suffixes)
+        else:
+            skipped.note(one)
+    if empty:
+        yield Input(url, "a folder without images")
 
 
 def _ends_in(path: str, suffixes: tuple[str, ...]) -> bool:
@@ -259,7 +308,7 @@ def load(model, item: Input) -> tuple[Loaded, tuple | None]:
     """Decode an image and take the view of a `Scorer`; never raise for a file."""
     start = time.perf_counter()
     reason = item.reason
-    if reason is None and item.content is None:
+    if reason is None and item.content is None and not remote.is_url(item.path):
         reason = _obstacle(item.path)
     if reason:
         return Loaded(item, reason), None

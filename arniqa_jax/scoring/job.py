@@ -105,7 +105,7 @@ def score(
         output, columns, stdout=sys.stdout, resume=resume, identity=identity
     ) as table:
         total = None
-        if sys.stderr.isatty() and "-" not in arguments:
+        if sys.stderr.isatty() and all(map(inputs.is_listed_fast, arguments)):
             total = sum(1 for _ in find())
             skipped.clear()
         progress = Progress(total, len(table.done))

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 from arniqa_jax import errors
 from arniqa_jax.data import images
+from arniqa_jax.scoring import remote
 
 # The types of image that `Scorer.score` accepts.
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -57,7 +58,7 @@ def decode(
     its range, and transparent pixels show the background.
 
     Args:
-      file: a path or the encoded bytes.
+      file: a path, a URL or the encoded bytes.
       background: shown by transparent pixels.
       name: what to call the image in an error; a path by default.
 
@@ -67,6 +68,9 @@ def decode(
     Raises:
       ImageError: the file cannot be decoded; the message begins with the name.
     """
+    if remote.is_url(file):
+        name = name or file
+        file = remote.read(file)
     return images.decode_image(
         file,
         apply_orientation=True,

@@ -107,8 +107,15 @@ def _prepare(
     identity = {"fingerprint": model.fingerprint, "raw": score_rows.raw}
     run, done = parts.open_folder(output, columns, identity, resume)
     skipped = inputs.Skipped()
-    found = inputs.find_once(arguments, sys.stdin.buffer, skipped, shard)
-    items = [item for item in found if not _is_in(done, item.shown)]
+    items = []
+    for item in inputs.find_once(arguments, sys.stdin.buffer, skipped, shard):
+        if item.content is not None:
+            raise errors.UsageError(
+                f"{item.shown}: --engine=ray scores files, and no images in .tar or "
+                "Parquet files: score these without --engine, one --shard a machine"
+            )
+        if not _is_in(done, item.shown):
+            items.append(item)
     if skipped:
         logging.warning("%s", skipped)
     return WriteParts(score_rows, output, columns, run), items, len(done)
