@@ -1,11 +1,16 @@
-"""Export a scorer as a serialised StableHLO program, weights included.
+"""Export a model as a program that needs neither this package nor its weights' files.
 
-    python -m arniqa_jax.export --model=kadid10k|DIR --to=FILE
+    python -m arniqa_jax.export --model=kadid10k|DIR --to=FILE.stablehlo
+    python -m arniqa_jax.export --model=kadid10k|DIR --to=FILE.onnx [--input=crops]
 
-The program takes crops, uint8 (N, 5, 2, P, P, 3) with P the crop size of the model
-(224), made by `arniqa_jax.inference.preprocessing.evaluation_crops`. It returns scores,
-float32 (N,), for any N, on cpu, cuda and tpu. Running it needs only JAX and
-flatbuffers.
+StableHLO runs on cpu, cuda and tpu with JAX and flatbuffers. It takes crops, uint8
+(N, 5, 2, P, P, 3) with P the crop size of the model (224), made by
+`arniqa_jax.inference.preprocessing.evaluation_crops`, and returns scores, float32 (N,).
+
+ONNX runs in onnxruntime and other engines; writing it needs the extra `onnx`. --input
+says what the graph takes: `images`, uint8 (N, H, W, 3) of any size; `crops`, as above;
+or `encoder`, one image's crops as float32 (10, 3, P, P) in [0, 1], for features instead
+of scores. Each regressor of the model becomes an output of its name.
 """
 
 from absl import flags
@@ -15,6 +20,14 @@ from arniqa_jax import command, errors
 FLAGS = flags.FlagValues()
 MODEL = command.define_model(FLAGS)
 TO = flags.DEFINE_string("to", None, "File to write.", flag_values=FLAGS)
+
+INPUT = flags.DEFINE_enum(
+    "input",
+    None,
+    ["images", "crops", "encoder"],
+    "What an ONNX graph takes; by default images.",
+    flag_values=FLAGS,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -26,18 +39,33 @@ def main(arguments: list[str]) -> int:
             "--model and --to are needed, for example --model=kadid10k "
             "--to=scorer.stablehlo"
         )
+    if INPUT.value and not TO.value.endswith(".onnx"):
+        raise errors.UsageError("--input needs a --to that ends in .onnx")
     from arniqa_jax.scoring import scorer
     from arniqa_jax.storage.files import local_path, write_atomically
 
     target = local_path(TO.value, "--to")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, export(scorer.load(MODEL.value)))
+    if target.suffix == ".onnx":
+        content = export_onnx(*scorer.load_all(MODEL.value), INPUT.value or "images")
+    else:
+        content = export(scorer.load(MODEL.value))
+    write_atomically(target, content)
     print(f"written to {target}")
     return command.SUCCESS
 
 
+def export_onnx(encoder, regressors, takes: str) -> bytes:
+    """Return a serialised ONNX graph, see `scoring.onnx_graph`."""
+    from arniqa_jax.scoring import onnx_graph
+
+    if takes == "encoder":
+        return onnx_graph.encoder(encoder, batch_size=10)
+    return onnx_graph.scorer(encoder, regressors, takes)
+
+
 def export(scorer) -> bytes:
-    """Return the serialised program of a `scoring.scorer.Scorer`.
+    """Return the serialised StableHLO program of a `scoring.scorer.Scorer`.
 
     Raises:
       UsageError: the scorer has no regressor, or its regressor is for whole images.

@@ -126,6 +126,8 @@ def copied(world, datasets, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_a_page_runs(copied, page):
+    for package in documented.REQUIRED.get(page.name, ()):
+        pytest.importorskip(package)
     documented.run_page(page, slow=False)
 
 

@@ -66,6 +66,8 @@ SUBSTITUTES = {
 }
 # Directives of pages, which hold neither commands nor code.
 DIRECTIVES = ("{table-of}", "{include}", "{toctree}", "{eval-rst}")
+# Pages that need a package which only some environments have.
+REQUIRED = {"onnx.md": ("onnx", "onnxruntime")}
 # Commands of other programs, which are not run, and why.
 NOT_OURS = {
     ".venv/bin/pre-commit install": "changes the repository",

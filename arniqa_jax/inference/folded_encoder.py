@@ -8,6 +8,7 @@ determines the topology.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -133,11 +134,17 @@ def _wide(x: jax.Array, weights: Weights, precision: str) -> jax.Array:
     return _stages(convolution.max_pool(x), weights, "12", precision)
 
 
-def _stages(x: jax.Array, weights: Weights, stages: str, precision: str) -> jax.Array:
+def blocks(weights: Weights) -> Iterator[tuple[str, int]]:
+    """Yield the name and the stride of each residual block, in order."""
     for name in sorted(weights):
-        if name.startswith("layer") and name[len("layer")] in stages:
-            downsamples = name.endswith("_0") and name != "layer1_0"
-            x = _block(x, weights[name], 2 if downsamples else 1, precision)
+        if name.startswith("layer"):
+            yield name, 2 if name.endswith("_0") and name != "layer1_0" else 1
+
+
+def _stages(x: jax.Array, weights: Weights, stages: str, precision: str) -> jax.Array:
+    for name, stride in blocks(weights):
+        if name[len("layer")] in stages:
+            x = _block(x, weights[name], stride, precision)
     return x
 
 

@@ -61,30 +61,48 @@ def load(
       CheckpointError: there is no such model, or it is damaged.
       UsageError: the model has several regressors, and none was chosen.
     """
-    directory, name = _find(os.fspath(model))
     if precision not in ("default", "high", "highest"):
         raise errors.UsageError(
             f"precision={precision!r}: expected one of default, high, highest"
         )
-    encoder = encoders.load(directory, checkpoint)
-    encoder = dataclasses.replace(encoder, precision=precision)
-    found = model_directory.find_regressors(directory, encoder)
-    if name is None and len(found) == 1:
-        (name,) = found
-    if (name or found) and name not in found:
-        wanted = f"no regressor {name!r}" if name else "several regressors"
+    encoder, found = load_all(model, checkpoint)
+    if len(found) > 1:
         raise errors.UsageError(
-            f"{directory} has {wanted}: choose one of "
-            f"{', '.join(found) or 'none'}, as {directory}:NAME"
+            f"{model} has several regressors: choose one of {', '.join(found)}, as "
+            f"{model}:NAME"
         )
-    regressor = found.get(name)
     return Scorer(
-        encoder,
-        regressor,
+        dataclasses.replace(encoder, precision=precision),
+        next(iter(found.values()), None),
         crops=crops,
         batch_size=batch_size,
         background=pictures.parse_background(background),
     )
+
+
+def load_all(
+    model: str | os.PathLike, checkpoint: str = "best"
+) -> tuple[Encoder, dict[str, Regressor]]:
+    """Load a model, and return its encoder and its regressors by name.
+
+    Args:
+      model, checkpoint: see `load`; a NAME in the model leaves one regressor.
+
+    Raises:
+      CheckpointError: there is no such model, or it is damaged.
+      UsageError: the model has no regressor of this name.
+    """
+    directory, name = _find(os.fspath(model))
+    encoder = encoders.load(directory, checkpoint)
+    found = model_directory.find_regressors(directory, encoder)
+    if name is None:
+        return encoder, found
+    if name not in found:
+        raise errors.UsageError(
+            f"{directory} has no regressor {name!r}: choose one of "
+            f"{', '.join(found) or 'none'}, as {directory}:NAME"
+        )
+    return encoder, {name: found[name]}
 
 
 def _find(model: str) -> tuple[pathlib.Path, str | None]:
