@@ -109,6 +109,9 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.tensorboard = True  # write TensorBoard event files
     config.log.wandb_project = ""  # empty: no Weights & Biases
+    # FIRST:LAST, such as 100:105: a trace of these steps in the directory profile/ of
+    # the run, for xprof; empty: none
+    config.log.profile_steps = ""
 
     config.lock()
     return config

@@ -177,3 +177,13 @@ def test_what_cannot_be_opened(tmp_path, root, source, error, message):
     with pytest.raises(error, match=message) as caught:
         photos.open_photos(str(tmp_path / root) if root else "", source)
     assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_photographs_are_counted(tmp_path, caplog):
+    for name in ("a.png", "b.png", "c.txt", "d.txt", "e.HEIC", "f", ".hidden"):
+        (tmp_path / name).touch()
+    with caplog.at_level("INFO", "absl"):
+        assert len(photos.open_photos(str(tmp_path))) == 2
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path}: 2 photographs; 4 files skipped")
+    assert "2 .txt, 1 .heic, 1 no suffix" in line

@@ -4,6 +4,7 @@ Every source returns uint8 RGB of shape (H, W, 3) with the EXIF orientation appl
 can be pickled for worker processes, and it opens its files lazily.
 """
 
+import collections
 import dataclasses
 import functools
 import importlib
@@ -234,6 +235,7 @@ def _list_files(root: str) -> tuple[list[str], list[str]]:
         return [], [""]
     inside = "ref_imgs" if os.path.isdir(os.path.join(root, "ref_imgs")) else ""
     images, shards = [], []
+    skipped: collections.Counter[str] = collections.Counter()
     for entry in folders.walk(os.path.join(root, inside)):
         if entry.reason:
             logging.warning("%s: skipped: %s", entry.path, entry.reason)
@@ -244,6 +246,18 @@ def _list_files(root: str) -> tuple[list[str], list[str]]:
             images.append(path)
         elif ".array_record" in os.path.basename(path):
             shards.append(path)
+        else:
+            skipped[os.path.splitext(path)[1].lower() or "no suffix"] += 1
+    if skipped and images:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
+        logging.info(
+            "%s: %d photographs; %d files skipped, as they are no images by their "
+            "suffix: %s (hidden files are not counted)",
+            root,
+            len(images),
+            skipped.total(),
+            kinds,
+        )
     return sorted(images), sorted(shards)
 
 

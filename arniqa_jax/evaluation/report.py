@@ -80,6 +80,13 @@ def write(
     regressors.write_all(evaluated, directory / "regressors")
 
 
+def csv_tables(evaluated: Results) -> dict[str, str]:
+    """Return the tables by their names, each as the text of a .csv file."""
+    return {
+        table.name: rendering.to_csv(table) for table in tables.all_tables(evaluated)
+    }
+
+
 def write_comparison(a: Results, b: Results, directory: pathlib.Path) -> None:
     """Write the table of `side_by_side` as `comparison.md`, `.tex` and `.csv`."""
     table = tables.comparison(a, b, comparison.compare(a, b))

@@ -43,8 +43,10 @@ class Workdir:
     metrics = property(lambda self: self.path / "metrics.jsonl")
     photographs = property(lambda self: self.path / "photographs.json")
     pictures = property(lambda self: self.path / "pictures")
+    profile = property(lambda self: self.path / "profile")
     results = property(lambda self: self.path / "results")
     config = property(lambda self: self.path / "config.json")
+    wandb_id = property(lambda self: self.path / "wandb_id")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

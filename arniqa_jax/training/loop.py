@@ -32,8 +32,10 @@ from arniqa_jax.storage.workdir import Workdir
 from arniqa_jax.training import (
     metrics_log,
     optimizers,
+    overview,
     pictures,
     plans,
+    profiler,
     resume,
     throughput,
     train_step,
@@ -52,6 +54,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
     Returns:
       The exit code: 0 if the run is complete, or the code of a requested stop.
     """
+    started = time.monotonic()
     plans.check(config)
     workdir = Workdir(workdir_path)
     with contextlib.ExitStack() as stack:
@@ -74,7 +77,9 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
         agreement.on_first_process(lambda: resume.settle(workdir, config, source))
         checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())
         stack.callback(checkpoints.close)
-        return _Run(config, workdir, mesh, source, benchmarks, checkpoints).execute()
+        return _Run(
+            config, workdir, mesh, source, benchmarks, checkpoints, started
+        ).execute()
 
 
 def _due(step: int, every: int, last: bool) -> bool:
@@ -101,7 +106,9 @@ class _Run:
         source: photos.PhotoSource,
         benchmarks: Callable[[], list[Benchmark]],
         checkpoints: Checkpoints,
+        started: float,
     ):
+        self._started = started
         self._config = config
         self._workdir = workdir
         self._mesh = mesh
@@ -127,6 +134,8 @@ class _Run:
         """Train from the restored state, then evaluate; return the exit code."""
         state = self._restore()
         start = int(state.step)
+        if self._writes:
+            overview.describe_run(len(self._source), self._plan, state.params)
         self._log = metrics_log.MetricsLog(
             self._workdir,
             start_step=start,
@@ -134,6 +143,7 @@ class _Run:
             tensorboard=self._config.log.tensorboard,
             wandb_project=self._config.log.wandb_project,
             writes=self._writes,
+            config=self._config.to_dict(),
         )
         with contextlib.closing(self._log), logging_redirect_tqdm():
             tested = any(
@@ -188,12 +198,16 @@ class _Run:
         key = train_step.run_key(config.seed, self._mesh)
         bad_photographs = pairs.BadPhotographs(self._source, config.data.max_bad_share)
         pending = None
-        with self._batches(start) as batches:
+        trace = profiler.Profiler(
+            self._workdir.profile, config.log.profile_steps if self._writes else ""
+        )
+        with self._batches(start) as batches, contextlib.closing(trace):
             # Compile while the workers start.
             batch_size, size = config.train.batch_size, config.data.patch_size
             abstract_batch = train_step.abstract_batch(batch_size, size)
             step_fn = step_fn.lower(state, abstract_batch, key).compile()
             self._clock = time.monotonic()
+            self._log.spent("startup_seconds", self._clock - self._started)
             for step in range(start, plan.total + 1):
                 last = step == plan.total
                 # With several processes, none may stop alone. A stop request is part of
@@ -211,7 +225,8 @@ class _Run:
                     pending = None
                 srcc = self._validate(state, step) if evaluate else None
                 if save:
-                    self._checkpoints.save(state, srcc=srcc)
+                    with self._log.measuring("checkpoint_seconds"):
+                        self._checkpoints.save(state, srcc=srcc)
                 if evaluate or save:
                     self._clock = time.monotonic()
                 if stopping:
@@ -227,14 +242,17 @@ class _Run:
                 # The previous step still runs, because its metrics are read only below.
                 # Meanwhile this batch is transferred and this step is queued. No other
                 # transfer is allowed here.
+                trace.before(step + 1)
                 with jax.transfer_guard("disallow"):
                     on_device = sharding.put_batch(on_device, self._mesh)
                     state, metrics, preview = step_fn(state, on_device, key)
                 self._log_step(pending)
+                trace.after(step + 1, metrics)
                 pending = _Pending(step + 1, metrics, batch["record"], data_wait)
                 if _due(step, config.train.picture_every, False):
                     self._draw(step + 1, preview)
-        self._checkpoints.wait()
+        with self._log.measuring("checkpoint_seconds"):
+            self._checkpoints.wait()
         return exit_code
 
     def _batches(self, start: int) -> Batches:
@@ -285,6 +303,7 @@ class _Run:
             )
             path = self._workdir.pictures / f"pairs_{step:06d}.png"
             pictures.pairs(path, here.images, here.chains)
+            self._log.picture(step, "pairs", path)
 
     def _validate(self, state: TrainState, step: int) -> float | None:
         """Return the mean SRCC on the validation splits; None if it is undefined."""
@@ -295,14 +314,15 @@ class _Run:
         encoder = Encoder(
             self._model, variables, f"step {step}", self._config.data.patch_size
         )
-        values = protocol.validate(
-            encoder,
-            self._benchmarks(),
-            alpha=self._config.evaluation.validation_alpha,
-            crops=self._config.evaluation.crops,
-            cache_dir=self._workdir.features,
-            workers=self._config.data.workers,
-        )
+        with self._log.measuring("evaluation_seconds"):
+            values = protocol.validate(
+                encoder,
+                self._benchmarks(),
+                alpha=self._config.evaluation.validation_alpha,
+                crops=self._config.evaluation.crops,
+                cache_dir=self._workdir.features,
+                workers=self._config.data.workers,
+            )
         self._log.evaluation(step, "validation", values)
         return None if math.isnan(values["mean"]) else values["mean"]
 
@@ -314,14 +334,15 @@ class _Run:
         random = self._config.model.init == "random"
         results = []
         for checkpoint in ["untrained"] * random + ["best"]:
-            evaluated = protocol.evaluate(
-                encoders.load(self._workdir.path, checkpoint),
-                self._benchmarks(),
-                cache_dir=self._workdir.features,
-                crops=self._config.evaluation.crops,
-                workers=self._config.data.workers,
-                seed=self._config.seed,
-            )
+            with self._log.measuring("evaluation_seconds"):
+                evaluated = protocol.evaluate(
+                    encoders.load(self._workdir.path, checkpoint),
+                    self._benchmarks(),
+                    cache_dir=self._workdir.features,
+                    crops=self._config.evaluation.crops,
+                    workers=self._config.data.workers,
+                    seed=self._config.seed,
+                )
             if self._writes:
                 directory = report.new_directory(self._workdir.results, evaluated)
                 report.write(evaluated, directory, self._config.to_dict())
@@ -339,6 +360,7 @@ class _Run:
                 metrics_log.read(self._workdir.metrics),
                 chance,
             )
+            self._log.tables(self._plan.total, report.csv_tables(evaluated))
             print(f"\nwritten to {self._workdir.path}: results/, pictures/")
         srcc = {d.name: d.figures["srcc"].median for d in evaluated.datasets}
         self._log.evaluation(self._plan.total, "test", srcc)

@@ -5,21 +5,29 @@ resumes, so that at the end it has every step once, as if nothing had interrupte
 run.
 """
 
+import contextlib
 import functools
 import json
 import math
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 from tqdm import tqdm
 
 from arniqa_jax.storage.files import write_atomically
 from arniqa_jax.storage.workdir import Workdir
+from arniqa_jax.training.weights_and_biases import WeightsAndBiases
 
 # Fields that measure time, and therefore differ between runs.
-TIMING_FIELDS = ("images_per_second", "share_of_peak", "data_wait", "seconds")
+_PARTS = ("startup_seconds", "checkpoint_seconds", "evaluation_seconds")
+TIMING_FIELDS = (
+    *("images_per_second", "share_of_peak", "data_wait", "seconds"),
+    *_PARTS,
+)
 # Seconds between two log lines if the output is not a terminal.
 _LINE_EVERY = 10.0
 
@@ -40,6 +48,7 @@ class MetricsLog:
         tensorboard: bool,
         wandb_project: str,
         writes: bool,
+        config: dict[str, Any] | None = None,
     ):
         """Open the log and remove lines after `start_step`.
 
@@ -50,10 +59,13 @@ class MetricsLog:
           tensorboard: whether to write TensorBoard events.
           wandb_project: project of Weights & Biases; empty for none.
           writes: whether this process writes; true for one process of a run.
+          config: the config of the run, for Weights & Biases.
         """
         self._total = total_steps
         self._last_line = 0.0
         self._writers = []
+        self._wandb: WeightsAndBiases | None = None
+        self._spent: dict[str, float] = {}
         self._path = workdir.metrics
         self._writes = writes
         self.history = read(workdir.metrics, until=start_step)
@@ -63,7 +75,7 @@ class MetricsLog:
             if tensorboard:
                 self._writers.append(_TensorBoard(workdir.path, start_step))
             if wandb_project:
-                self._writers.append(_WeightsAndBiases(workdir.path, wandb_project))
+                self._wandb = WeightsAndBiases(workdir, wandb_project, config or {})
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -88,6 +100,33 @@ class MetricsLog:
             self._last_line = now
             logging.info("step %d/%d: %s", step, self._total, shown)
 
+    def spent(self, part: str, seconds: float) -> None:
+        """Record time beside the steps; it is written with the next line.
+
+        Args:
+          part: `startup_seconds`, `checkpoint_seconds` or `evaluation_seconds`.
+          seconds: added to what was spent on it since the last line.
+        """
+        self._spent[part] = self._spent.get(part, 0.0) + seconds
+
+    @contextlib.contextmanager
+    def measuring(self, part: str) -> Iterator[None]:
+        """Record the time of the block, as `spent`."""
+        started = time.monotonic()
+        yield
+        self.spent(part, time.monotonic() - started)
+
+    def picture(self, step: int, name: str, path: pathlib.Path) -> None:
+        """Send an image file to where pictures are shown."""
+        if self._wandb:
+            self._wandb.picture(step, name, path)
+
+    def tables(self, step: int, tables: dict[str, str]) -> None:
+        """Send tables, texts of .csv files by their names, to where they are shown."""
+        if self._wandb:
+            for name, text in tables.items():
+                self._wandb.table(step, name, text)
+
     def advance(self, step: int) -> None:
         """Move the progress bar to `step`."""
         self._bar.update(step - self._bar.n)
@@ -106,6 +145,7 @@ class MetricsLog:
         logging.info("step %d: %s SRCC: %s", step, kind, shown)
 
     def _write(self, line: dict) -> None:
+        line, self._spent = {**line, **self._spent}, {}
         if self._writes:
             # The file is opened for each line, because a killed process loses buffered
             # lines.
@@ -113,6 +153,8 @@ class MetricsLog:
                 file.write(json.dumps(line) + "\n")
         for writer in self._writers:
             writer.write(line)
+        if self._wandb:
+            self._wandb.write(line["step"], _scalars(line))
 
     def end_progress(self) -> None:
         """Leave the progress bar in its last state; others can print below it."""
@@ -123,6 +165,8 @@ class MetricsLog:
         self.end_progress()
         for writer in self._writers:
             writer.close()
+        if self._wandb:
+            self._wandb.close()
 
 
 def read(path: pathlib.Path, *, until: int | None = None) -> list[dict]:
@@ -146,6 +190,8 @@ def _scalars(line: dict) -> dict[str, float]:
     for name, value in line.items():
         if isinstance(value, dict):
             flat |= {f"{name}/{key}": v for key, v in value.items() if v is not None}
+        elif name in _PARTS:
+            flat[f"time/{name}"] = value
         elif name != "step":
             flat[f"train/{name}"] = value
     return flat
@@ -174,18 +220,3 @@ class _TensorBoard:
     def close(self) -> None:
         if "_writer" in self.__dict__:
             self._writer.close()
-
-
-class _WeightsAndBiases:
-    def __init__(self, directory: pathlib.Path, project: str):
-        import wandb  # the extra `wandb`
-
-        self._run = wandb.init(
-            project=project, dir=directory, id=directory.name, resume="allow"
-        )
-
-    def write(self, line: dict) -> None:
-        self._run.log(_scalars(line), step=line["step"])
-
-    def close(self) -> None:
-        self._run.finish()

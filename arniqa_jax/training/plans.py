@@ -1,12 +1,13 @@
 """Derived quantities of a config: steps, learning rates, and checks of ranges."""
 
+import importlib.util
 from typing import NamedTuple
 
 import optax
 from ml_collections import ConfigDict
 
 from arniqa_jax import errors
-from arniqa_jax.training import optimizers
+from arniqa_jax.training import optimizers, profiler
 
 
 class Plan(NamedTuple):
@@ -70,4 +71,10 @@ def check(config: ConfigDict) -> None:
     if config.loss.temperature <= 0:
         raise errors.UsageError(
             f"loss.temperature={config.loss.temperature}: expected above 0"
+        )
+    profiler.parse_steps(config.log.profile_steps)
+    if config.log.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise errors.UsageError(
+            f"log.wandb_project={config.log.wandb_project} needs wandb, which is not "
+            "installed: pip install 'arniqa_jax[wandb]'"
         )
