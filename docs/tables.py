@@ -9,8 +9,6 @@ import pathlib
 import tokenize
 from collections.abc import Callable
 
-from ml_collections import ConfigDict
-
 import configs.pretrain
 from arniqa_jax import degradation
 from arniqa_jax.datasets import catalogue, meta_tables
@@ -46,19 +44,20 @@ def comments(source: str) -> dict[str, str]:
 
 
 def config_fields() -> str:
-    """Return the fields of the pre-training config with defaults and meanings."""
+    """Return the fields of the pre-training config with defaults and meanings.
+
+    There is one table for each group of fields, in the order of the file.
+    """
     config = configs.pretrain.get_config()
     said = comments(pathlib.Path(configs.pretrain.__file__).read_text())
-    groups = {"": {n: v for n, v in config.items() if not isinstance(v, ConfigDict)}}
-    groups |= {n: dict(v) for n, v in config.items() if isinstance(v, ConfigDict)}
-    text = []
-    for group, values in groups.items():
-        rows = []
-        for name, value in values.items():
-            field = f"{group}.{name}" if group else name
-            rows.append((f"`{field}`", f"`{value!r}`", said[field]))
-        text.append(_markdown(("field", "default", "meaning"), rows))
-    return "\n\n".join(text)
+    rows_of_group: dict[str, list[tuple[str, ...]]] = {}
+    for field, meaning in said.items():
+        group, _, name = field.rpartition(".")
+        value = config[group][name] if group else config[name]
+        row = (f"`{field}`", f"`{value!r}`", meaning)
+        rows_of_group.setdefault(group, []).append(row)
+    header = ("field", "default", "meaning")
+    return "\n\n".join(_markdown(header, rows) for rows in rows_of_group.values())
 
 
 def datasets() -> str:

@@ -1,6 +1,7 @@
 """The documentation: its commands and code run, its tables are those of the code."""
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import architecture_test
 import documented
 import jax.numpy as jnp
 import miniature
@@ -197,6 +199,22 @@ def test_links_lead_to_files(page):
 
 def test_readme_is_short():
     assert len((_ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_contributors_see_the_levels_that_are_tested():
+    """CONTRIBUTING lists them, and the design page says what each is."""
+    (listed,) = (
+        block.text.replace("commands: ", "")
+        for block in documented.blocks(_ROOT / "CONTRIBUTING.md")
+        if block.language == "text"
+    )
+    levels = [re.findall(r"\w+", line) for line in listed.splitlines()]
+    assert [sorted(names) for names in levels] == [
+        sorted(names) for names in architecture_test._LEVELS
+    ]
+    design = (_DOCS / "design.md").read_text()
+    for name in itertools.chain(*levels):
+        assert f"| `{name}" in design or f", `{name}`" in design, name
 
 
 # --- Tables made from the source ------------------------------------------------------
