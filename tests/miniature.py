@@ -247,6 +247,7 @@ def pipal(root, painter):
     # The distorted images lie in four folders, the scores in a file for each reference.
     folder, count = root / "PIPAL", 0
     (folder / "Train_Label").mkdir(parents=True)
+    (folder / "Train_Label" / "._A0000.txt").write_bytes(b"\x00\x05\x16\x07")
     for content in range(CONTENTS):
         painter.paint(folder / "Train_Ref" / f"A{content:04}.bmp")
         lines = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.datasets import csv_table, meta_tables
+from arniqa_jax.datasets import csv_table, matching, meta_tables
 from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.evaluation import loading, protocol, report
 
@@ -65,6 +65,20 @@ def test_images_outside_of_the_folder_of_the_table(folder, tmp_path):
         np.testing.assert_array_equal(
             opened.images[3], csv_table.ImageFiles(folder, ("photos/3.png",))[0]
         )
+
+
+def test_a_folder_is_not_searched_if_every_path_exists(folder, monkeypatch):
+    monkeypatch.setattr(matching.folders, "walk", lambda folder: 1 / 0)
+    rows = [f"photos/{i}.png,{i}" for i in range(COUNT)]
+    assert len(_open(folder, ["image,score", *rows])) == COUNT
+    with pytest.raises(ZeroDivisionError):
+        _open(folder, ["image,score", *rows, "other.png,3"])
+
+
+def test_hidden_tables_are_left_out(folder):
+    (folder / "._t.csv").write_bytes(b"\x00\x05\x16\x07")  # of a Mac's archive
+    rows = [f"photos/{i}.png,{i}" for i in range(COUNT)]
+    assert len(_open(folder, ["image,score", *rows])) == COUNT
 
 
 def test_another_folder_is_another_image(folder):

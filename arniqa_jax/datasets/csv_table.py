@@ -6,6 +6,7 @@ import pathlib
 from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.data import folders
 from arniqa_jax.datasets import labels, matching, splits
 from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
 
@@ -130,7 +131,11 @@ def open_csv(
 
 def _find_table(path: pathlib.Path) -> pathlib.Path:
     if path.is_dir():
-        tables = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv")
+        tables = sorted(
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() == ".csv" and not folders.is_hidden(entry.name)
+        )
         if len(tables) != 1:
             found = ", ".join(table.name for table in tables) or "none"
             raise errors.DatasetError(

@@ -7,6 +7,7 @@ components of its path, in any letter case.
 
 import collections
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -90,14 +91,23 @@ class _FileIndex:
 
     def __init__(self, folder: pathlib.Path, preferred: Sequence[str]):
         self._folder = folder
-        self._by_name = collections.defaultdict(list)
         self._preferred = [name.lower() for name in preferred]
-        for entry in folders.walk(folder):
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The files by their names in lower case.
+
+        The folder is searched when it is first needed: a table in a large folder may
+        name every image by a path that exists.
+        """
+        by_name = collections.defaultdict(list)
+        for entry in folders.walk(self._folder):
             if entry.reason:
                 logging.warning("%s: skipped: %s", entry.path, entry.reason)
             if not entry.is_folder:
-                path = pathlib.PurePath(os.path.relpath(entry.path, folder))
-                self._by_name[path.name.lower()].append(path.as_posix())
+                path = pathlib.PurePath(os.path.relpath(entry.path, self._folder))
+                by_name[path.name.lower()].append(path.as_posix())
+        return by_name
 
     def find(self, path: str, components: int | None) -> list[str]:
         """Return the files that a path in a table may refer to; one if it is clear.

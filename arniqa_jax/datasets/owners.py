@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 
 from arniqa_jax import errors
+from arniqa_jax.data import folders
 from arniqa_jax.datasets import labels, text_table
 from arniqa_jax.datasets.labels import Label
 
@@ -148,7 +149,9 @@ def read_pipal(path: pathlib.Path) -> list[Label]:
     The first part of a name is the name of the reference in `Train_Ref`.
     """
     found = []
-    for file in sorted(path.glob("*.txt")):
+    # A pattern without a dot in front also matches hidden files.
+    files = [file for file in path.glob("*.txt") if not folders.is_hidden(file.name)]
+    for file in sorted(files):
         for number, line in enumerate(file.read_text().splitlines(), start=1):
             cells = [cell.strip() for cell in line.split(",")]
             if line.strip() and len(cells) != 2:
