@@ -8,6 +8,9 @@ CONSTRAINTS ?= constraints.txt
 # The files that `make test` runs; all by default.
 TESTS ?=
 WORKDIR ?= runs/quickstart
+# Two workers, as CI has two cores; each takes whole modules, whose fixtures it compiles
+# once, and up to 4 GB of memory. `make test PARALLEL=` runs all in one process.
+PARALLEL ?= -n 2 --dist loadscope --no-loadscope-reorder
 READY := $(VENV)/.ready
 
 # glibc returns large arrays to the system after each step and requests them again. Huge
@@ -21,11 +24,11 @@ quickstart: $(READY)
 	  --workdir=$(WORKDIR)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 # Every test, also those marked slow.
 test-all: $(READY)
-	$(VENV)/bin/python -m pytest -m ""
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m ""
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -14,6 +14,7 @@ run may start from an incomplete checkpoint. Otherwise the program exits with co
 
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
 import random
@@ -23,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import jax
@@ -59,6 +61,7 @@ ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
 }
+_SHARED_MEMORY: set[str] = set()  # the names of all segments that the runs have used
 _GONE_WITHIN = 60.0  # seconds for the workers of a killed process to notice
 
 
@@ -70,7 +73,6 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    shared_memory = _shared_memory()
     started = time.monotonic()
     kills = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -94,9 +96,7 @@ def main():
             runs += 1
             print(f"{kills.total()} kills, {runs} runs ended equal", flush=True)
     deadline = time.monotonic() + _GONE_WITHIN
-    # Other programs also come and go. Only segments that stay and that nobody has open
-    # count.
-    while left := _shared_memory() - shared_memory:
+    while left := _SHARED_MEMORY & set(os.listdir("/dev/shm")):
         if time.monotonic() > deadline:
             raise SystemExit(f"left in /dev/shm: {sorted(left)}")
         time.sleep(0.5)
@@ -171,7 +171,10 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
                 env=os.environ | ENVIRONMENT | {"SOAK_RUN": str(run)},
             )
         )
+    watch = threading.Thread(target=_note_shared_memory, args=(run, children))
+    watch.start()
     errors = [child.communicate()[1] for child in children]
+    watch.join()
     killed = children[victim].returncode == -signal.SIGKILL
     ended = [child.returncode for child in children]
     if not killed and any(ended):
@@ -230,15 +233,17 @@ def _processes_of(run: pathlib.Path) -> list[int]:
     return found
 
 
-def _shared_memory() -> set[str]:
-    """Return the entries of /dev/shm that no running process has mapped."""
-    mapped = set()
-    for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
-        try:
-            mapped.update(re.findall(r"/dev/shm/(\S+)", maps.read_text()))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-    return set(os.listdir("/dev/shm")) - mapped
+def _note_shared_memory(run: pathlib.Path, children: list[subprocess.Popen]) -> None:
+    """Add what the processes of a run map in /dev/shm to `_SHARED_MEMORY`, to its end.
+
+    Other programs on the machine have segments there too, which are not ours to judge.
+    """
+    while any(child.returncode is None for child in children):
+        for process in _processes_of(run):
+            with contextlib.suppress(OSError):  # the process has ended
+                maps = pathlib.Path(f"/proc/{process}/maps").read_text()
+                _SHARED_MEMORY.update(re.findall(r"/dev/shm/(\S+)", maps))
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

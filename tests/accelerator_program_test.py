@@ -4,6 +4,7 @@ The compiler for TPUs is in `libtpu`, which `.ci/run` installs. Where it is miss
 test that needs it is skipped.
 """
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -13,6 +14,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from arniqa_jax.inference.encoder import Encoder
@@ -32,8 +34,8 @@ _DRIFT = 0.1
 _COLLECTIVES = {"all-reduce": 37, "all-gather": 2}
 
 
-def _lowered(platform: str) -> jax.stages.Lowered:
-    """Return the gradient of the loss through ResNet-18, lowered for a platform."""
+def _traced() -> jax.stages.Traced:
+    """Trace the gradient of the loss through ResNet-18."""
     model = simclr.SimCLR(arch="resnet18")
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
@@ -49,8 +51,13 @@ def _lowered(platform: str) -> jax.stages.Lowered:
         return jax.grad(loss)(variables["params"])
 
     view = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
-    traced = gradient.trace(variables, view, view)
-    return traced.lower(lowering_platforms=(platform,))
+    return gradient.trace(variables, view, view)
+
+
+@functools.cache
+def _program(platform: str) -> str:
+    """Return the gradient, lowered for a platform."""
+    return _traced().lower(lowering_platforms=(platform,)).as_text()
 
 
 def _marked(function):
@@ -62,17 +69,18 @@ def _marked(function):
     return with_mark
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("name", ["convolve_reverse_only", "max_pool", "normalize"])
-def test_forms_for_the_cpu_are_in_its_program_alone(platform, name, monkeypatch):
+def test_forms_for_the_cpu_are_in_its_program_alone(name, monkeypatch):
     monkeypatch.setattr(cpu_kernels, name, _marked(getattr(cpu_kernels, name)))
-    text = _lowered(platform).as_text()
-    assert ("stablehlo.tan" in text) == (platform == "cpu")
+    traced = _traced()
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("stablehlo.tan" in text) == (platform == "cpu")
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_convolutions_of_an_accelerator_are_convolutions(platform):
-    text = _lowered(platform).as_text()
+    text = _program(platform)
     # 20 of them, with two gradients each; the images need none.
     assert text.count("stablehlo.convolution") == 3 * 20 - 1
     # The projector's two layers, also with two gradients; the similarities of NT-Xent
@@ -92,10 +100,11 @@ def _precisions(text: str) -> set[str]:
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_training_is_fast_and_scoring_computes_in_float32(platform):
     """DEFAULT is bfloat16 passes on a TPU and TF32 on a GPU, HIGHEST is float32."""
-    assert _precisions(_lowered(platform).as_text()) == {"DEFAULT"}
+    assert _precisions(_program(platform)) == {"DEFAULT"}
     module = simclr.SimCLR(arch="tiny")
     key, image = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-    variables = module.init(key, image, train=False)
+    shapes = jax.eval_shape(lambda: module.init(key, image, train=False))
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     for precision in ("highest", "default"):
         encoder = Encoder(module, variables, "tiny", precision=precision)
         traced = jax.jit(encoder.apply).trace(variables, image.astype(jnp.uint8))
@@ -104,6 +113,7 @@ def test_training_is_fast_and_scoring_computes_in_float32(platform):
     assert Encoder(module, variables, "tiny").precision == "highest"
 
 
+@pytest.mark.slow
 def test_the_step_that_libtpu_compiles(tmp_path):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: no compiler for TPUs")

@@ -247,9 +247,10 @@ def test_wavelet_by_products_equals_the_slices_and_is_reversible(shape):
     levels = min(shape).bit_length() - 1
     x = np.random.default_rng(0).integers(-128, 128, (2, *shape), np.int32)
     plane = jax.jit(wavelet_products.analyse, static_argnums=1)(x, levels)
-    restored = wavelet_products.synthesise(plane, *shape, levels)
+    synthesise = jax.jit(wavelet_products.synthesise, static_argnums=(1, 2, 3))
+    restored = synthesise(plane, *shape, levels)
     np.testing.assert_array_equal(restored, x)
-    sheets = wavelet.analyse(x, levels)
+    sheets = jax.jit(wavelet.analyse, static_argnums=1)(x, levels)
     rows, columns = wavelet_products.layout(*shape, levels)
     high = plane[
         :,

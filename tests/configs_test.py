@@ -47,7 +47,7 @@ def test_every_field_is_read(monkeypatch, tmp_path):
             "model.arch": "tiny",
             "model.init": "random",
             "train.batch_size": 8,
-            "train.steps": 1,
+            "train.steps": 5,
             "evaluation.datasets": "csv:scored/table.csv",
             "evaluation.root": str(tmp_path),
             "evaluation.figures": False,

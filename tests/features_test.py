@@ -271,7 +271,10 @@ def test_encoder_of_the_package_shares_a_compilation(images, tmp_path):
     sizes = []
     for seed in (0, 1):
         key = jax.random.key(seed)
-        variables = module.init(key, np.zeros((1, 32, 32, 3), np.float32), train=False)
+        image = np.zeros((1, 32, 32, 3), np.float32)
+        variables = jax.jit(module.init, static_argnames="train")(
+            key, image, train=False
+        )
         encoder = Encoder(module, variables, f"step {seed}", patch_size=32)
         values = DatasetExtractor(encoder, tmp_path).extract(
             images, np.arange(4), "mini"

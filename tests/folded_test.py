@@ -18,7 +18,9 @@ _SIDE = 128  # the smallest that counts as large
 def weights():
     model = resnet.ResNet(resnet.ARCHITECTURES["tiny"])
     image = np.zeros((1, 32, 32, 3), np.float32)
-    variables = model.init(jax.random.key(0), image, train=False)
+    variables = jax.jit(model.init, static_argnames="train")(
+        jax.random.key(0), image, train=False
+    )
     return folded_encoder.fold(variables["params"], variables["batch_stats"])
 
 

@@ -9,8 +9,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -37,6 +35,7 @@ def _numbers(value):
         yield value
 
 
+@pytest.mark.slow
 def test_every_part_gives_its_numbers(tmp_path):
     code, results, tables = _run(tmp_path, "--minutes=20")
     parts = results["parts"]

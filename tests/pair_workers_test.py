@@ -16,11 +16,12 @@ from arniqa_jax.errors import ArniqaError
 
 
 def test_a_killed_worker_is_an_error_and_not_a_wait():
+    before = multiprocessing.active_children()
     with pairs.pair_batches(
         flat(4), seed=0, patch_size=4, batch_size=2, workers=1
     ) as batches:
         next(batches)
-        (worker,) = multiprocessing.active_children()
+        (worker,) = {*multiprocessing.active_children()} - {*before}
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(ArniqaError, match=r"worker ended unexpectedly.*-9"):
             for _ in range(20):

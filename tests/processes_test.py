@@ -20,6 +20,7 @@ from arniqa_jax.storage import checkpoints, workdir
 from arniqa_jax.training import metrics_log
 from arniqa_jax.weights import encoders
 from benchmarks import soak
+from configs import pretrain
 
 _INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -141,6 +142,7 @@ def one_process(tmp_path_factory, labelled):
     return path, _finish(path, labelled)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_changing_number_of_processes(one_process, labelled, tmp_path):
     # SIGTERM to one of two while it logs step 4: its request is part of the batch of
     # step 5, and both know of it when step 6 is under way.
@@ -167,13 +169,18 @@ def test_a_run_of_a_changing_number_of_processes(one_process, labelled, tmp_path
     _assert_same_run(tmp_path, expected)
 
 
-def test_what_process_0_finds_wrong_is_said_by_all(one_process, labelled):
-    path, _ = one_process
-    before = (path / "config.json").read_bytes()
-    for code, out, err in _run(path, labelled | {"seed": 28}, "never", "never"):
+def test_what_process_0_finds_wrong_is_said_by_all(labelled, tmp_path):
+    # A run that has begun.
+    config = pretrain.get_config()
+    config.update_from_flattened_dict(_FIELDS | labelled)
+    run = workdir.Workdir(tmp_path)
+    run.settle_config(config)
+    run.metrics.write_text('{"step": 1}\n')
+    before = run.config.read_bytes()
+    for code, out, err in _run(tmp_path, labelled | {"seed": 28}, "never", "never"):
         assert (code, out) == (2, "")
         assert "seed was 27 and is 28" in err.splitlines()[-1]
-    assert (path / "config.json").read_bytes() == before
+    assert run.config.read_bytes() == before
 
 
 @pytest.mark.slow

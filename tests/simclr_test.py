@@ -15,7 +15,8 @@ def _model(**fields) -> simclr.SimCLR:
 
 
 def _variables(model):
-    return model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
+    init = jax.jit(model.init, static_argnames="train")
+    return init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The main command as users run it: whole runs, in separate processes.
 
 Everything is the tiny encoder on the built-in photographs, in crops of 64 pixels and
-batches of four pairs; the compilation cache of the suite serves all of these runs.
+batches of eight pairs; the compilation cache of the suite serves all of these runs.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -23,51 +22,43 @@ from arniqa_jax.distributed import sharding
 from arniqa_jax.storage import checkpoints, workdir
 from arniqa_jax.training import loop, metrics_log, optimizers, plans, train_step
 from arniqa_jax.weights import encoders
+from benchmarks import soak
 from configs import pretrain
 
 _INTERRUPTED = pathlib.Path(__file__).with_name("interrupted_run.py")
 _ROOT = pathlib.Path(__file__).parents[1]
-_FIELDS = {
-    "data.patch_size": 64,
+# Those of survival_test too, so that one compiled step serves the processes of both.
+_FIELDS = soak.FIELDS | {
     "data.workers": 0,
-    "model.arch": "tiny",
-    "model.init": "random",
-    "model.embedding_dim": 16,
-    "train.batch_size": 4,
-    "train.steps": 6,
+    "train.batch_size": 8,
     "train.picture_every": 4,
-    "train.checkpoint_every": 2,
-    "evaluation.every_epochs": 3,  # an epoch of the built-in photographs is one step
-    "log.tensorboard": False,
 }
+_STEPS = _FIELDS["train.steps"]
 
 
-def _start(path, moment="never", **fields) -> subprocess.Popen:
-    """Starts the main command with the fields above and these."""
-    flags = [f"--config.{name}={value}" for name, value in (_FIELDS | fields).items()]
-    return subprocess.Popen(
+def _run(path, moment="never", **fields) -> tuple[int, str, str]:
+    """Return exit code, standard output and standard error of a whole run."""
+    fields = _FIELDS | {"evaluation.root": path.parent} | fields
+    if not (path.parent / "scored").exists():
+        soak.write_scored(path.parent / "scored")
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    done = subprocess.run(
         [
             *(sys.executable, str(_INTERRUPTED), moment),
             *("--config=configs/pretrain.py", f"--workdir={path}", *flags),
         ],
         cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env=os.environ | soak.ENVIRONMENT,
+        capture_output=True,
         text=True,
     )
-
-
-def _run(path, moment="never", **fields) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a whole run."""
-    process = _start(path, moment, **fields)
-    out, err = process.communicate()
-    return process.returncode, out, err
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run from start to end, and what it printed."""
-    path = tmp_path_factory.mktemp("uninterrupted")
+    """Return a run from start to end, and what it printed."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
     code, out, err = _run(path)
     assert code == 0, err
     return path, out, err
@@ -104,9 +95,10 @@ def _files(path) -> dict[str, bytes]:
 def test_what_a_run_leaves(uninterrupted):
     path, out, err = uninterrupted
     lines = _record(path)
-    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in lines if "validation" in line] == [3, 6]
-    assert [line["step"] for line in lines if "test" in line] == [6]
+    steps = list(range(1, _STEPS + 1))
+    assert [line["step"] for line in lines if "loss" in line] == steps
+    assert [line["step"] for line in lines if "validation" in line] == [4, 8]
+    assert [line["step"] for line in lines if "test" in line] == [8]
     assert {"loss", "learning_rate", "grad_norm", "alignment", "bad_photos"} <= set(
         lines[0]
     )
@@ -114,30 +106,45 @@ def test_what_a_run_leaves(uninterrupted):
     assert pictures == ["loss.png", "pairs_000001.png", "pairs_000005.png"]
     with Image.open(path / "pictures" / "pairs_000001.png") as sheet:
         assert sheet.height > 4 * 64
-    assert {"2", "4", "6"} >= set(os.listdir(path / "checkpoints"))
-    assert json.loads((path / "config.json").read_text())["train"]["steps"] == 6
+    assert {"4", "6", "8"} >= set(os.listdir(path / "checkpoints"))
+    assert json.loads((path / "config.json").read_text())["train"]["steps"] == _STEPS
     assert (path / "results" / "untrained" / "results.json").exists()
-    assert "proxy" in out and "untrained" in out
-    assert max(map(len, out.splitlines())) <= 80
+    assert "scored" in out and "untrained" in out
+    assert max(map(len, out.replace(str(path), "").splitlines())) <= 80
     assert "NO PHOTOGRAPHS GIVEN" in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("moment", ["step:4", "save:4", "evaluation:3"])
+@pytest.mark.parametrize(
+    "moment", ["step:5", pytest.param("save:4", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_ends_as_if_it_had_not_been(uninterrupted, tmp_path, moment):
-    code, *_ = _run(tmp_path, moment)
+    _assert_survives(tmp_path / "run", moment, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_validates_on_the_built_in_proxy(tmp_path):
+    fields = {"evaluation.datasets": "builtin"}
+    whole = tmp_path / "whole"
+    code, out, err = _run(whole, **fields)
+    assert code == 0, err
+    assert "proxy" in out and "untrained" in out
+    assert max(map(len, out.replace(str(whole), "").splitlines())) <= 80
+    _assert_survives(tmp_path / "run", "evaluation:4", (whole, out, err), **fields)
+
+
+def _assert_survives(run, moment: str, uninterrupted, **fields) -> None:
+    """Kill the run at the moment, resume it, and compare it with the other one."""
+    code, *_ = _run(run, moment, **fields)
     assert code == -signal.SIGKILL
-    at = int(moment[-1])
-    saved = [
-        int(name) for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()
-    ]
-    assert max(saved, default=0) < at
-    code, out, err = _run(tmp_path)
+    saved = [int(name) for name in os.listdir(run / "checkpoints") if name.isdigit()]
+    assert max(saved, default=0) < int(moment[-1])
+    code, out, err = _run(run, **fields)
     assert code == 0, err
     assert f"resuming at step {max(saved)}" in err
     path, expected_out, _ = uninterrupted
-    assert _record(tmp_path) == _record(path)
-    assert _files(tmp_path) == _files(path)
-    assert out.replace(str(tmp_path), str(path)) == expected_out
+    assert _record(run) == _record(path)
+    assert _files(run) == _files(path)
+    assert out.replace(str(run), str(path)) == expected_out
 
 
 def test_a_finished_run_says_so(uninterrupted):
@@ -145,7 +152,7 @@ def test_a_finished_run_says_so(uninterrupted):
     before = (path / "metrics.jsonl").read_bytes()
     code, out, err = _run(path)
     assert (code, out) == (0, "")
-    assert "is finished at step 6" in err and "features" not in err
+    assert "is finished at step 8" in err and "features" not in err
     assert (path / "metrics.jsonl").read_bytes() == before
 
 
@@ -160,47 +167,48 @@ def test_another_config_is_refused(uninterrupted):
     ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
 )
 def test_a_stop_saves_and_the_next_start_goes_on(tmp_path, number, code):
-    fields = {"train.steps": 100_000, "train.checkpoint_every": 100_000}
-    fields |= {"evaluation.every_epochs": 0}
-    with _start(tmp_path, **fields) as process:
-        while len(metrics_log.read(tmp_path / "metrics.jsonl")) < 3:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, err = process.communicate()
-    assert process.returncode == code, err
+    run = tmp_path / "run"
+    stopped, _, err = _run(run, f"step:3:{number.name}")
+    assert stopped == code, err
     assert "Traceback" not in err
-    step = checkpoints.find(tmp_path / "checkpoints", "last")
-    assert [line["step"] for line in _record(tmp_path)] == list(range(1, step + 1))
+    step = checkpoints.find(run / "checkpoints", "last")
+    assert 3 <= step < _STEPS
+    assert [line["step"] for line in _record(run) if "loss" in line] == list(
+        range(1, step + 1)
+    )
 
 
+@pytest.mark.slow
 def test_unreadable_photographs(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for k in range(40):
         noise = np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((90, 70)).save(tmp_path / f"{k:02}.png")
-    (tmp_path / "00.png").write_bytes(b"no image")
-    fields = {"data.root": tmp_path, "train.steps": 12}
+        Image.fromarray(noise).resize((90, 70)).save(photos / f"{k:02}.png")
+    (photos / "00.png").write_bytes(b"no image")
+    fields = {"data.root": photos, "train.steps": 12}
     code, _, err = _run(tmp_path / "run", **fields)
     assert code == 0, err
     assert err.count("00.png") == 1
     assert sum(line.get("bad_photos", 0) for line in _record(tmp_path / "run")) > 0
     for k in range(1, 30):
-        (tmp_path / f"{k:02}.png").write_bytes(b"no image")
+        (photos / f"{k:02}.png").write_bytes(b"no image")
     code, _, err = _run(tmp_path / "other", **fields)
     assert code == 1
     assert "data.max_bad_share" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     fields = {"optimizer.learning_rate": 1e30, "train.checkpoint_every": 1}
-    code, _, err = _run(tmp_path, **fields)
+    code, _, err = _run(tmp_path / "run", **fields)
     assert code == 1
     line = err.splitlines()[-1]
     assert line.startswith("error: the loss of step")
     assert "the last good checkpoint is step" in line and "(photographs [" in line
     # What was saved is finite.
-    step = checkpoints.find(tmp_path / "checkpoints", "last")
+    step = checkpoints.find(tmp_path / "run" / "checkpoints", "last")
     assert f"step {step} in" in line
 
 
@@ -216,7 +224,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
 )
 def test_what_cannot_run_is_said_at_once(tmp_path, fields, message):
     config = pretrain.get_config()
-    config.update_from_flattened_dict(_FIELDS | {"train.batch_size": 8} | fields)
+    config.update_from_flattened_dict(
+        _FIELDS | {"evaluation.datasets": "builtin"} | fields
+    )
     with pytest.raises(errors.ArniqaError, match=message):
         loop.run(config, tmp_path / "run")
 
@@ -224,7 +234,7 @@ def test_what_cannot_run_is_said_at_once(tmp_path, fields, message):
 def test_encoders_of_a_run(uninterrupted):
     path, *_ = uninterrupted
     last = encoders.load(path, "last")
-    assert last.name == "step 6" and last.patch_size == 64
+    assert last.name == "step 8" and last.patch_size == 64
     untrained = encoders.load(path, "untrained")
     assert untrained.fingerprint != last.fingerprint
     statistics = untrained.variables["batch_stats"]["encoder"]["bn1"]
