@@ -41,6 +41,7 @@ ONLY_CHECKED = {
     "arniqa_jax.degradation.gallery": "draws 120 pictures; see gallery_test",
     "--engine=ray": "takes the extra `ray`; see ray_test",
     "--shard=$SLURM_ARRAY_TASK_ID": "takes a variable of Slurm",
+    "gs://": "takes the network; see remote_test",
     "datasets=meta:": "the meta tables are not here; see own_table_test",
     "../shared/data": "takes the development data and hours",
 }
