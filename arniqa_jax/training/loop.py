@@ -134,8 +134,6 @@ class _Run:
         """Train from the restored state, then evaluate; return the exit code."""
         state = self._restore()
         start = int(state.step)
-        if self._writes:
-            overview.describe_run(len(self._source), self._plan, state.params)
         self._log = metrics_log.MetricsLog(
             self._workdir,
             start_step=start,
@@ -158,6 +156,8 @@ class _Run:
                     self._workdir.results,
                 )
                 return 0
+            if self._writes:
+                overview.describe_run(len(self._source), self._plan, state.params)
             with StopRequest() as stop:
                 exit_code = self._train(state, stop)
             if exit_code is None:
