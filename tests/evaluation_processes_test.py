@@ -82,7 +82,7 @@ def test_each_process_decodes_and_holds_its_share(tmp_path):
         for rank in range(2)
     ]
     for child in children:
-        _, err = child.communicate(timeout=300)
+        _, err = child.communicate(timeout=600)
         assert child.returncode == 0, err
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     # Together every image once; each process every second one.

@@ -38,7 +38,7 @@ def test_equals_the_scorer(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     ).stdout.splitlines()
     expected = model.score(images)
     for line, count in zip(lines, (1, 3), strict=True):
@@ -61,7 +61,7 @@ def test_the_loader_of_the_documentation(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     ).stdout
     (expected,) = model.score([tmp_path / "photo.jpg"])
     assert float(printed.strip("[]\n")) == pytest.approx(expected, abs=1e-5)

@@ -76,7 +76,7 @@ def _launch(script: str, *arguments: str) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         cwd=_ROOT,
-        timeout=60,
+        timeout=600,
     )
 
 

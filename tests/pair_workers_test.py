@@ -83,7 +83,7 @@ def test_a_worker_takes_no_lock_that_its_death_would_leave_locked(tmp_path, lock
         capture_output=True,
         text=True,
         env=environment,
-        timeout=100,
+        timeout=600,
     )
     assert (done.stdout, done.stderr) == ("closed\n", "")
 
@@ -176,7 +176,7 @@ def test_signals_to_the_group_leave_the_workers_to_the_parent(start):
     process, workers = start("signal")
     os.killpg(process.pid, signal.SIGINT)
     os.killpg(process.pid, signal.SIGTERM)
-    output, errors = process.communicate(timeout=100)
+    output, errors = process.communicate(timeout=600)
     assert (output, errors, process.returncode) == ("saved\n", "", 0)
     assert _all_end(workers)
 
@@ -184,6 +184,6 @@ def test_signals_to_the_group_leave_the_workers_to_the_parent(start):
 @pytest.mark.parametrize(("end", "code"), [("exit", 3), ("forget", 0)])
 def test_a_parent_that_does_not_close_ends_all_the_same(start, end, code):
     process, workers = start(end)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=600)
     assert (errors, process.returncode) == ("", code)
     assert _all_end(workers)

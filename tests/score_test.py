@@ -99,7 +99,7 @@ def test_nothing_of_pillow_reaches_the_terminal(model, tmp_path):
         [sys.executable, "-m", "arniqa_jax.score", f"--model={model}", tmp_path],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert ended.returncode == 1
     found = rows(ended.stdout)

@@ -99,7 +99,7 @@ def test_a_cpu_computes_as_many_images_at_a_time_as_it_has_cores(
     devices = len(jax.local_devices())  # each takes an image
     monkeypatch.setattr(cpus, "available_cpus", lambda: 3 * devices)
     model = arniqa_jax.load(directory)
-    together = threading.Barrier(3, timeout=60)  # each waits there for two others
+    together = threading.Barrier(3, timeout=600)  # each waits there for two others
     embed_batch = model.extractor._embed_batch
 
     def embed_beside_others(views):
