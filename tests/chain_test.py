@@ -192,6 +192,7 @@ def test_results_do_not_depend_on_the_place_in_the_batch():
     np.testing.assert_allclose(out, _everything(1)[order], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sharded_over_devices_without_a_collective():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = PartitionSpec("data")

@@ -113,6 +113,7 @@ def test_jpeg_by_products_equals_jpeg_by_planes(height, width):
         np.testing.assert_array_equal(outputs, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_official_outputs(shared_data):
     with np.load(shared_data / "distortion_reference.npz") as file:
@@ -161,7 +162,10 @@ def test_jpeg2000_at_an_odd_size():
     np.testing.assert_array_equal(to_bytes(output), flat)
 
 
-@pytest.mark.parametrize(("height", "width"), [(66, 75), (48, 48), (2, 9)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [pytest.param(66, 75, marks=pytest.mark.slow), (48, 48), (2, 9)],
+)
 def test_jpeg2000_by_products_equals_jpeg2000_by_bands(height, width):
     """Where rounding moves the slope past a block, one more bit-plane differs."""
     rng = np.random.default_rng(width)
@@ -193,7 +197,10 @@ def test_cuts_in_two_steps_equal_the_bisection():
     assert (found[0] == passes.NOTHING).all()
 
 
-@pytest.mark.parametrize(("codec", "values"), [(jpeg, (43, 4)), (jpeg2000, (16, 45))])
+@pytest.mark.parametrize(
+    ("codec", "values"),
+    [(jpeg, (43, 4)), pytest.param(jpeg2000, (16, 45), marks=pytest.mark.slow)],
+)
 def test_a_crop_does_not_depend_on_its_company(codec, values):
     images = to_float(photographs(48, 8)).reshape(4, 2, 48, 48, 3)
     by_itself = jax.jit(lambda x, value: codec(None, x, value=value))

@@ -88,6 +88,7 @@ def _one_line(err: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_full_disk(stopped):
     before = _values(stopped, 4)
     code, err = _run(stopped, "never", largest_file=200)
