@@ -104,7 +104,7 @@ def _kill_driver(cluster, folder, output):
 
 
 def _start(cluster, folder, output, *flags, workers):
-    arguments = [f"--model={folder}/model", folder / "photos", f"--output={output}"]
+    arguments = ["--model=model", "photos", f"--output={output.name}"]
     arguments += [
         "--engine=ray",
         f"--address={cluster.address}",
@@ -112,6 +112,7 @@ def _start(cluster, folder, output, *flags, workers):
     ]
     return subprocess.Popen(
         [sys.executable, "-m", "arniqa_jax.score", *arguments, *flags],
+        cwd=folder,
         stderr=sys.stderr,
     )
 

@@ -22,7 +22,7 @@ def _has_namespaces() -> bool:
 
 
 @pytest.mark.slow
-def test_every_path_once_whatever_is_killed(tmp_path):
+def test_every_path_once_whatever_is_killed(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra ray is not installed")
     if not _has_namespaces():
         pytest.skip("Ray runs only where nothing but loopback can be reached (unshare)")
@@ -33,7 +33,8 @@ def test_every_path_once_whatever_is_killed(tmp_path):
         score_runs.picture(seed=i).save(photos / f"{i:04d}.png")
     for i in range(5):
         (photos / f"bad{i}.png").write_bytes(b"x")
-    assert score_runs.run(model, photos, f"--output={tmp_path}/one.csv") == 1
+    monkeypatch.chdir(tmp_path)  # Ray's workers start elsewhere
+    assert score_runs.run(model, "photos", "--output=one.csv") == 1
     with open(tmp_path / "log.txt", "w") as log:
         run = subprocess.run(
             [*_IN_NAMESPACE, sys.executable, _SCRIPT, tmp_path],

@@ -155,8 +155,9 @@ def test_a_shard_needs_an_output(model, photos):
 
 def _write_parts(model, photos, folder, names, run_name):
     """Scores some images as a worker of Ray does."""
+    columns = ["path", "score", "error"]
     write = ray_job.WriteParts(
-        ScoreRows(model), folder, ["path", "score", "error"], run_name
+        ScoreRows(model), folder, columns, run_name, str(photos.parent)
     )
     paths = np.array([str(photos / name) for name in names])
     return write({"path": paths, "reason": np.array([""] * len(paths))})

@@ -5,10 +5,12 @@ Ray schedules the work, and repeats the work of a lost worker or machine. The pa
 workers, with more images, and after the loss of the driver.
 """
 
+import contextlib
 import dataclasses
 import logging as py_logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +28,7 @@ _FEWEST_ROWS, _MOST_ROWS = 32, 1024
 # Minimum number of parts per worker, if there are enough images. With several parts per
 # worker, all workers end at about the same time.
 _PARTS_PER_WORKER = 8
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +121,8 @@ def _prepare(
             items.append(item)
     if skipped:
         logging.warning("%s", skipped)
-    return WriteParts(score_rows, output, columns, run), items, len(done)
+    write = WriteParts(score_rows, output, columns, run, os.getcwd())
+    return write, items, len(done)
 
 
 def _score(
@@ -151,10 +155,21 @@ class WriteParts:
         folder: pathlib.Path,
         columns: list[str],
         run: str,
+        directory: str,
     ):
-        """Store the arguments; see `parts.write`."""
+        """Store the arguments, and go where relative paths begin.
+
+        Args:
+          score_rows: scores the images.
+          folder, columns, run: see `parts.write`.
+          directory: the working directory of the command. Ray starts its workers
+            elsewhere.
+        """
         self.score_rows, self.folder = score_rows, folder
-        self.columns, self.run = columns, run
+        self.columns, self.run, self.directory = columns, run, directory
+        # Without the directory, absolute paths and URLs can be scored all the same.
+        with contextlib.suppress(OSError):
+            os.chdir(directory)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return one row: the number of images, and the number without a score.
@@ -206,7 +221,13 @@ def _map(
     workers = min(workers, len(blocks))
     written = ray.data.from_arrow(blocks).map_batches(
         WriteParts,
-        fn_constructor_args=[write.score_rows, write.folder, write.columns, write.run],
+        fn_constructor_args=[
+            write.score_rows,
+            write.folder,
+            write.columns,
+            write.run,
+            write.directory,
+        ],
         batch_size=size,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
@@ -228,9 +249,18 @@ def _resources(nodes: list[dict], workers: int) -> tuple[dict[str, Any], int]:
 
 
 def _start(ray: Any, cluster: Cluster) -> None:
+    """Start Ray here, or connect to a cluster.
+
+    Raises:
+      ArniqaError: neither is possible.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray reports its own start and each operator. Only errors are shown.
+    # Ray logs its own start and each operator on the terminal; its files have it too.
     py_logging.getLogger("ray").setLevel(py_logging.ERROR)
+    for handler in py_logging.getLogger("ray.data").handlers:
+        if isinstance(handler, py_logging.StreamHandler):
+            handler.setLevel(py_logging.ERROR)
+    stops = {number: signal.getsignal(number) for number in _STOPS}
     try:
         ray.init(
             address=cluster.address,
@@ -243,6 +273,9 @@ def _start(ray: Any, cluster: Cluster) -> None:
             f"Ray cannot be started at {cluster.address or 'this machine'}: "
             f"{' '.join(str(error).split())}"
         ) from error
+    # Ray replaces the handler of SIGTERM by one that aborts the process.
+    for number, handler in stops.items():
+        signal.signal(number, handler)
 
 
 def _cause(error: BaseException) -> str:
