@@ -1,6 +1,7 @@
 """Decoding for scores: colour profiles, deep gray, transparency, other formats."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -193,3 +194,53 @@ def test_heif_is_decoded_where_its_package_is_installed(tmp_path):
     found = pictures.decode(path).astype(int)
     assert np.abs(found - image).mean() < 3
     assert "HEIF" not in Image.registered_extensions().values()
+
+
+def _dng(height, width):
+    """Returns a raw file (DNG): a sensor with a Bayer pattern that sees equal gray."""
+    sensor = np.full((height, width), 30_000, "<u2").tobytes()
+    short, long, byte, text, pair, signed = 3, 4, 1, 2, 5, 10
+    one = struct.pack("<II", 1, 1)
+    eye = [one if k % 4 == 0 else struct.pack("<II", 0, 1) for k in range(9)]
+    tags = [(256, long, [width]), (257, long, [height]), (258, short, [16])]
+    tags += [(259, short, [1]), (262, short, [32803]), (271, text, b"Test\0")]
+    tags += [(272, text, b"Test\0"), (273, long, None), (277, short, [1])]
+    tags += [(278, long, [height]), (279, long, [len(sensor)])]
+    tags += [(33421, short, [2, 2]), (33422, byte, bytes([0, 1, 1, 2]))]
+    tags += [(50706, byte, bytes([1, 4, 0, 0])), (50708, text, b"Test\0")]
+    tags += [(50717, short, [65535]), (50721, signed, eye), (50728, pair, [one] * 3)]
+    tags += [(50778, short, [21])]
+    start = 8 + 2 + 12 * len(tags) + 4
+    directory, rest = struct.pack("<H", len(tags)), b""
+    size = sum(8 * len(v) for _, kind, v in tags if kind in (pair, signed))
+    size += sum(
+        len(v) + len(v) % 2 for _, _, v in tags if isinstance(v, bytes) and v[4:]
+    )
+    for tag, kind, values in tags:
+        if values is None:
+            values = [start + size]
+        if kind in (short, long):
+            content = struct.pack(f"<{len(values)}{'HI'[kind == long]}", *values)
+        else:
+            content = values if isinstance(values, bytes) else b"".join(values)
+        directory += struct.pack("<HHI", tag, kind, len(values))
+        if len(content) > 4:
+            directory += struct.pack("<I", start + len(rest))
+            rest += content + b"\0" * (len(content) % 2)
+        else:
+            directory += content.ljust(4, b"\0")
+    assert len(rest) == size
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + rest + sensor
+
+
+def test_raw_files_are_developed_where_the_package_is_installed(tmp_path):
+    pytest.importorskip("rawpy", reason="the extra raw is not installed")
+    path = tmp_path / "a.dng"
+    path.write_bytes(_dng(48, 64))
+    found = pictures.decode(path)
+    assert found.shape == (48, 64, 3) and found.dtype == np.uint8
+    inside = found[4:-4, 4:-4].astype(int)
+    assert inside.std() < 2 and 100 < inside.mean() < 256  # gray
+    np.testing.assert_array_equal(
+        pictures.decode(path.read_bytes(), name="a.DNG"), found
+    )
