@@ -11,6 +11,7 @@ from arniqa_jax.datasets import csv_table
 from arniqa_jax.evaluation import (
     comparison,
     figures,
+    page,
     protocol,
     regressors,
     report,
@@ -118,6 +119,11 @@ def test_undefined_results_are_compared_and_drawn(tmp_path):
     extractor = DatasetExtractor(miniature.encoder(), tmp_path / "cache")
     figures.write(found, [opened], extractor, tmp_path / "figures")
     assert (tmp_path / "figures" / "same_scatter.png").exists()
+    page.write(found, [opened], {}, tmp_path / "page")
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "<td>-</td>" in text and ">nan" not in text
+    page.write_comparison(found, found, [difference], [opened], tmp_path / "both")
+    assert "<td>-</td>" in (tmp_path / "both" / "index.html").read_text()
 
 
 def test_an_undefined_validation_chooses_no_checkpoint(tmp_path):
