@@ -1,6 +1,6 @@
-"""Images inside of other files: `.tar` shards and Parquet files, read in order.
+"""Images in other files: `.tar` shards and Parquet files, read in order.
 
-Both are read as a stream, from disk or from a URL, and hold one image at a time.
+Both are read as a stream, from disk or from a URL, with one image in memory at a time.
 """
 
 import os
@@ -14,9 +14,9 @@ from arniqa_jax.data.images import one_line
 from arniqa_jax.scoring import remote
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
-# An encoded image of more bytes is refused, so that no archive fills the memory.
+# A larger encoded image is rejected, so that no archive fills the memory.
 MAX_BYTES = 2**30
-# Columns of a Parquet file, in the order in which they are looked for.
+# Columns of a Parquet file that may contain images, in order of preference.
 _IMAGE_COLUMNS = ("image", "img", "bytes", "jpg", "jpeg", "png", "webp", "content")
 _ID_COLUMNS = (
     "path",
@@ -32,7 +32,7 @@ _ROWS_AT_A_TIME = 32
 
 
 class Member(NamedTuple):
-    """An image in an archive: its name there, and its bytes or what is wrong."""
+    """An image in an archive: its name there, and its bytes or an error."""
 
     name: str
     content: bytes | None
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 def is_archive(path: str) -> bool:
-    """Return whether the name is that of a file that holds images."""
+    """Return whether a file with this name contains images."""
     return path.lower().endswith(SUFFIXES)
 
 
@@ -49,11 +49,11 @@ def read(path: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
 
     Args:
       path: a path or a URL, see `is_archive`.
-      suffixes: what the name of an image in a `.tar` ends in, in lower case.
+      suffixes: suffixes of the names of images in a `.tar`, in lower case.
 
     Raises:
       ImageError: the archive is damaged or cannot be read; the message begins with its
-        path. The images before the damage have been given out.
+        path. The images before the damage are yielded first.
     """
     with remote.open_binary(path) as file:
         try:

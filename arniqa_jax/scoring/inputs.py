@@ -249,7 +249,7 @@ def _file_or_folder(
 
 
 def _file(path: str, suffixes: tuple[str, ...]) -> Iterator[Input]:
-    """Yield what a file is to the scorer: an image, or all images in it."""
+    """Yield the inputs of a file: itself, or all images in it."""
     if not archives.is_archive(path) or os.path.isdir(path):
         yield Input(path, _A_DIRECTORY if os.path.isdir(path) else None)
         return
@@ -266,7 +266,7 @@ def _file(path: str, suffixes: tuple[str, ...]) -> Iterator[Input]:
 
 
 def _url(url: str, suffixes: tuple[str, ...], skipped: Skipped) -> Iterator[Input]:
-    """Yield what a URL names, by the rules for folders on disk."""
+    """Yield the images that a URL names, by the rules for folders on disk."""
     try:
         found = list(remote.list_urls(url))
     except errors.ImageError as error:

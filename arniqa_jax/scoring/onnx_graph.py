@@ -151,7 +151,7 @@ class _Graph:
 
 
 def _properties(encoder: Encoder) -> dict[str, str]:
-    """Return what a graph says about its encoder."""
+    """Return the metadata of a graph about its encoder."""
     return {
         "patch_size": str(encoder.patch_size),
         "arch": encoder.module.arch,
@@ -201,7 +201,7 @@ def _five_crops(graph: _Graph, scale: str, sides: str, size: int) -> list[str]:
 
 
 def _encode(graph: _Graph, encoder: Encoder, pixels_BCHW: str) -> str:
-    """Return the features before they are divided by their length, (B, D)."""
+    """Return the features before the division by their length, (B, D)."""
     weights = jax.device_get(jax.jit(encoder.fold)(encoder.variables))
     x = pixels_BCHW
     if encoder.imagenet_input:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-# The filter is 2 samples wide on each side. A side shrinks by a factor of at most 3,
-# from 3 pixels to 1, so that many pixels have a weight at most.
+# The filter is 2 samples wide on each side. A side is reduced by a factor of at most 3,
+# from 3 pixels to 1, so that at most this many pixels have a weight.
 _SUPPORT, _TAPS = 2, 13
 _BITS = 22
 
@@ -22,7 +22,7 @@ def halve(graph: Any, pixels_NCHW: str, sides: str, half_sides: str) -> str:
       graph: an `onnx_graph` graph.
       pixels_NCHW: uint8 images.
       sides: int64 (2,), their height and width.
-      half_sides: int64 (2,), those of the result.
+      half_sides: int64 (2,), height and width of the result.
     """
     for axis, first in ((3, 1), (2, 0)):  # columns first, as Pillow does
         part = np.array([first]), np.array([first + 1])
@@ -44,12 +44,12 @@ def halve(graph: Any, pixels_NCHW: str, sides: str, half_sides: str) -> str:
 
 
 def _taps(graph: Any, old: str, new: str) -> tuple[str, str]:
-    """Return which pixels of a row give each new pixel, and their weights.
+    """Return the source pixels in a row of each new pixel, and their weights.
 
     Args:
       graph: the graph.
-      old: int64 (1,), pixels of a row.
-      new: int64 (1,), pixels of the new row.
+      old: int64 (1,), number of pixels of a row.
+      new: int64 (1,), number of pixels of the new row.
 
     Returns:
       int64 and int32 (_TAPS, new).

@@ -28,17 +28,17 @@ def list_urls(url: str) -> Iterator[str]:
     """Yield the URLs of the files that a URL names, sorted.
 
     Args:
-      url: of a file, of a folder (listed with everything below), or a pattern.
+      url: URL of a file, of a folder (listed recursively), or a pattern.
 
     Raises:
       ArniqaError: the package for this kind of URL is missing.
-      ImageError: it cannot be listed; the message begins with the URL.
+      ImageError: the URL cannot be listed; the message begins with it.
     """
     system, path = _open_system(url)
     scheme = url.partition("://")[0]
     try:
         if scheme in ("http", "https"):
-            found = [url]  # a server lists nothing; `?` is part of an address
+            found = [url]  # web servers do not list files; `?` is part of an address
         elif any(character in path for character in "*?["):
             found = [
                 f"{scheme}://{one.lstrip('/')}" for one in sorted(system.glob(path))
@@ -103,7 +103,7 @@ def _open_system(url: str) -> tuple[Any, str]:
 
 
 def _reason(url: str, error: Exception) -> errors.ImageError:
-    """Return what is wrong; the packages raise errors of many types of their own."""
+    """Return an ImageError with the reason; the packages raise errors of many types."""
     if isinstance(error, FileNotFoundError):
         return errors.ImageError(f"{url}: unreadable: there is no such file")
     return errors.ImageError(f"{url}: unreadable: {one_line(error)}")

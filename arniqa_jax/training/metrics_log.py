@@ -101,28 +101,28 @@ class MetricsLog:
             logging.info("step %d/%d: %s", step, self._total, shown)
 
     def spent(self, part: str, seconds: float) -> None:
-        """Record time beside the steps; it is written with the next line.
+        """Record time that is not spent in steps; it is written with the next line.
 
         Args:
           part: `startup_seconds`, `checkpoint_seconds` or `evaluation_seconds`.
-          seconds: added to what was spent on it since the last line.
+          seconds: added to the time spent on this part since the last line.
         """
         self._spent[part] = self._spent.get(part, 0.0) + seconds
 
     @contextlib.contextmanager
     def measuring(self, part: str) -> Iterator[None]:
-        """Record the time of the block, as `spent`."""
+        """Record the time of the block, like `spent`."""
         started = time.monotonic()
         yield
         self.spent(part, time.monotonic() - started)
 
     def picture(self, step: int, name: str, path: pathlib.Path) -> None:
-        """Send an image file to where pictures are shown."""
+        """Send an image file to the outputs that show pictures."""
         if self._wandb:
             self._wandb.picture(step, name, path)
 
     def tables(self, step: int, tables: dict[str, str]) -> None:
-        """Send tables, texts of .csv files by their names, to where they are shown."""
+        """Send tables, texts of .csv files by name, to the outputs that show tables."""
         if self._wandb:
             for name, text in tables.items():
                 self._wandb.table(step, name, text)

@@ -10,7 +10,7 @@ from arniqa_jax.training.plans import Plan
 
 
 def describe_run(photographs: int, plan: Plan, params: Any) -> None:
-    """Log how long the run is, and a table of its parameters."""
+    """Log the length of the run, and a table of its parameters."""
     logging.info(
         "%d photographs, %d steps per epoch, %d steps in all",
         photographs,

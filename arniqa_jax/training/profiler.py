@@ -33,7 +33,7 @@ class Profiler:
         """Prepare a trace.
 
         Args:
-          directory: of the trace, for `xprof` or TensorBoard's profile plugin.
+          directory: of the trace, for `xprof` or the profile plugin of TensorBoard.
           steps: FIRST:LAST, both included; empty for none.
         """
         self._directory = directory
@@ -52,7 +52,7 @@ class Profiler:
 
         Args:
           step: the step that was started.
-          results: its arrays, to wait for.
+          results: the arrays of the step, which are waited for.
         """
         if self._running and step >= self._steps[1]:
             jax.block_until_ready(results)

@@ -45,7 +45,7 @@ class WeightsAndBiases:
             config=config,
             resume="allow",
         )
-        # By our own steps: those of W&B never go back, but a resumed run may.
+        # Use our own steps: W&B's steps never decrease, but those of a resumed run may.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
