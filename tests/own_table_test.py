@@ -248,6 +248,15 @@ def test_meta_tables(tmp_path, key):
         assert opened.splits[0].validation.tolist() == [2, 6, 10]
 
 
+def test_a_meta_table_without_a_test_part_tests_on_its_validation_part(tmp_path):
+    _write_meta(tmp_path, "AVA")
+    path = tmp_path / "meta_info" / "meta_info_AVADataset.csv"
+    path.write_text(path.read_text().replace(",test", ",train"))
+    (opened,) = loading.load_benchmarks("meta:AVA", tmp_path)
+    (split,) = opened.splits
+    assert split.test.tolist() == [2, 6, 10] and len(split.validation) == 1
+
+
 def test_wrong_meta_tables(tmp_path):
     with pytest.raises(errors.UsageError, match="did you mean KADID10k"):
         loading.load_benchmarks("meta:kadid10", tmp_path)
