@@ -225,3 +225,15 @@ def test_a_parquet_file_without_images(model, tmp_path, capsys):
     assert run(model, path) == command.FAILURE
     ((_, error),) = _by_name(capsys).values()
     assert error.startswith("no column with images") and error.endswith("path, score")
+
+
+def test_two_images_of_one_name_are_two(model, photos, tmp_path, capsys):
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as archive:
+        for i in range(3):
+            archive.add(photos / f"{i}.png", "a.png")
+    assert run(model, path, path) == 0
+    found = rows(capsys.readouterr().out)
+    names = [f"{path}/a.png", f"{path}/a.png#2", f"{path}/a.png#3"]
+    assert [row["path"] for row in found] == names
+    assert len({row["score"] for row in found}) == 3

@@ -131,8 +131,13 @@ def test_hidden_files_are_left_out_and_unknown_formats_are_named(
 
 
 def test_a_path_that_is_given_twice_has_one_row(model, photos, capsys):
+    (photos / "below").mkdir()
+    picture(seed=9).save(photos / "below" / "9.png")
     assert run(model, photos, photos / "1.png", photos / "1.png") == 0
-    assert len(rows(capsys.readouterr().out)) == 4
+    assert len(rows(capsys.readouterr().out)) == 5
+    # This pattern matches the folder, and what is in it.
+    assert run(model, photos / "**") == 0
+    assert len(rows(capsys.readouterr().out)) == 5
 
 
 # --- Continuing ---------------------------------------------------------------------
