@@ -12,11 +12,10 @@ from PIL import Image
 
 import arniqa_jax
 from arniqa_jax import errors, export
-from arniqa_jax.data import crops
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
-from arniqa_jax.scoring import onnx_graph, onnx_resize, scorer
+from arniqa_jax.scoring import onnx_crops, onnx_graph, scorer
 from arniqa_jax.weights import torch_names
 
 onnx = pytest.importorskip("onnx", reason="onnx: pip install '.[onnx]'")
@@ -63,23 +62,21 @@ def test_images_of_any_size_have_the_scores_of_the_scorer(model, graph, size):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_half_scale_image_is_that_of_pillow():
+def test_the_crops_are_those_of_pillow():
     """Every bit, also of odd sides, where the operator Resize differs."""
     graph = onnx_graph._Graph()
-    full = graph.add("Transpose", "images", perm=[0, 3, 1, 2])
-    sides = graph.add("Shape", full, start=2, end=4)
-    half = graph.add("Max", graph.add("Div", sides, np.array(2)), np.array(1))
-    halved = onnx_resize.halve(graph, full, sides, half)
-    graph.add("Transpose", halved, perm=[0, 2, 3, 1], output="halved")
-    axes = ("n", "h", "w", 3)
-    session = _session(
-        graph.serialise({"images": ("uint8", axes)}, {"halved": ("uint8", axes)}, {})
-    )
+    graph.add("Identity", onnx_crops.crops(graph, "images", 32), output="crops")
+    shapes = {"images": ("n", "h", "w", 3), "crops": ("b", 3, 32, 32)}
+    described = {name: ("uint8", shape) for name, shape in shapes.items()}
+    outputs = {"crops": described.pop("crops")}
+    session = _session(graph.serialise(described, outputs, {}))
     rng = np.random.default_rng(0)
     for size in [(71, 45), (301, 455), (200, 300), (1, 1), (1, 9), (3, 2), (5, 1000)]:
-        image = rng.integers(0, 256, (*size, 3), np.uint8)
-        (found,) = session.run(None, {"images": image[None]})
-        np.testing.assert_array_equal(found[0], crops.half_scale(image))
+        images = rng.integers(0, 256, (2, *size, 3), np.uint8)
+        (found,) = session.run(None, {"images": images})
+        found = found.reshape(2, 5, 2, 3, 32, 32).transpose(2, 1, 0, 4, 5, 3)
+        expected = [preprocessing.evaluation_crops(image, 32) for image in images]
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_batch_of_any_size(graph):

@@ -16,7 +16,7 @@ from arniqa_jax import errors
 from arniqa_jax.inference import folded_encoder, preprocessing
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import simclr
-from arniqa_jax.scoring import onnx_resize
+from arniqa_jax.scoring import onnx_crops
 from arniqa_jax.version import __version__
 from arniqa_jax.weights.regressors import Regressor
 
@@ -54,7 +54,7 @@ def scorer(
     size = encoder.patch_size
     if takes == "images":
         shape = ("images", "height", "width", 3)
-        pixels_BCHW = _crops_of_images(graph, size)
+        pixels_BCHW = onnx_crops.crops(graph, "images", size)
     else:
         shape = ("images", _CROPS, 2, size, size, 3)
         flat = graph.add("Reshape", "crops", np.array([-1, size, size, 3]))
@@ -157,47 +157,6 @@ def _properties(encoder: Encoder) -> dict[str, str]:
         "arch": encoder.module.arch,
         "encoder": encoder.fingerprint,
     }
-
-
-def _crops_of_images(graph: _Graph, size: int) -> str:
-    """Crop `images` at two scales; return uint8 (S * 5 * N, 3, P, P)."""
-    full = graph.add("Transpose", "images", perm=[0, 3, 1, 2])
-    sides = graph.add("Shape", full, start=2, end=4)
-    half_sides = graph.add("Max", graph.add("Div", sides, np.array(2)), np.array(1))
-    half = onnx_resize.halve(graph, full, sides, half_sides)
-    found = [
-        *_five_crops(graph, full, sides, size),
-        *_five_crops(graph, half, half_sides, size),
-    ]
-    return graph.add("Concat", *found, axis=0)
-
-
-def _five_crops(graph: _Graph, scale: str, sides: str, size: int) -> list[str]:
-    """Return the crops of `preprocessing.five_offsets`, each uint8 (N, 3, P, P).
-
-    The image gets a border of zeros as wide as a crop, so that no crop starts outside.
-    With this border the offsets are 0 -> P, side - P -> side and
-    side // 2 - P // 2 -> side // 2 - P // 2 + P.
-    """
-    border = np.array([0, 0, size, size] * 2)
-    padded = graph.add("Pad", scale, border, np.uint8(0))
-    middle = graph.add("Div", sides, np.array(2))
-    middle = graph.add("Add", middle, np.array(size - size // 2))
-    bottom = graph.add("Slice", sides, np.array([0]), np.array([1]))
-    right = graph.add("Slice", sides, np.array([1]), np.array([2]))
-    near = np.array([size])
-    starts = (
-        middle,
-        np.array([size, size]),
-        graph.add("Concat", bottom, near, axis=0),
-        graph.add("Concat", near, right, axis=0),
-        sides,
-    )
-    axes = np.array([2, 3])
-    return [
-        graph.add("Slice", padded, start, graph.add("Add", start, near), axes)
-        for start in starts
-    ]
 
 
 def _encode(graph: _Graph, encoder: Encoder, pixels_BCHW: str) -> str:
