@@ -10,6 +10,7 @@ FOLDER has `model`, `photos` and `one.csv`, the scores of the plain command.
 
 import csv
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -21,8 +22,8 @@ import time
 from ray.cluster_utils import Cluster
 
 
-def main(folder: pathlib.Path) -> None:
-    """Runs every case and prints what came of it."""
+def main(folder: pathlib.Path, names: list[str]) -> None:
+    """Runs the cases of these names, or all, and prints what came of each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with open(folder / "one.csv", newline="") as file:
         expected = {row["path"]: row for row in csv.DictReader(file)}
@@ -31,8 +32,10 @@ def main(folder: pathlib.Path) -> None:
         "worker": _kill_worker,
         "node": _remove_node,
         "driver": _kill_driver,
+        "rows": _map_rows,
     }
-    for name, case in cases.items():
+    for name in names or cases:
+        case = cases[name]
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cluster.add_node(num_cpus=1)
         output = folder / f"{name}.csv"
@@ -103,6 +106,33 @@ def _kill_driver(cluster, folder, output):
     return {"code": codes[-1], "codes": codes}
 
 
+def _map_rows(cluster, folder, output):
+    """Ray Data with `ScoreRows`, as a pipeline of one's own; there is no command."""
+    import ray
+
+    from arniqa_jax.scoring.rows import ScoreRows
+
+    ray.init(address=cluster.address, log_to_driver=False)
+    photos = ray.data.read_binary_files(str(folder / "photos"), include_paths=True)
+    scored = photos.map_batches(
+        ScoreRows,
+        fn_constructor_args=[str(folder / "model")],
+        batch_size=64,
+        compute=ray.data.ActorPoolStrategy(size=1),
+    )
+    found = scored.drop_columns(["bytes"]).take_all()
+    ray.shutdown()
+    output.mkdir()
+    with open(output / "part-0.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "score", "error"])
+        for row in found:
+            score = "" if math.isnan(row["score"]) else row["score"]
+            path = os.path.relpath(row["path"], folder)
+            writer.writerow([path, score, row["error"]])
+    return {"code": 1}
+
+
 def _start(cluster, folder, output, *flags, workers):
     arguments = ["--model=model", "photos", f"--output={output.name}"]
     arguments += [
@@ -150,4 +180,4 @@ def _read(output):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])

@@ -46,7 +46,7 @@ def test_every_path_once_whatever_is_killed(tmp_path, monkeypatch):
         )
     assert run.returncode == 0, (tmp_path / "log.txt").read_text()[-3000:]
     cases = [json.loads(line) for line in run.stdout.splitlines() if line[:1] == "{"]
-    assert len(cases) == 4
+    assert len(cases) == 5
     for case in cases:
         expected = 1525 if case["case"] == "driver" else 1505
         assert case["rows"] == case["paths"] == expected, case
