@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-# The filter is 2 samples wide on each side. A side shrinks by a factor of at most 3,
-# from 3 pixels to 1, so that at most so many pixels have a weight.
+# The filter is 2 samples wide on each side. A side is reduced by a factor of at most 3,
+# from 3 pixels to 1, so that at most this many pixels have a weight.
 _SUPPORT, _TAPS = 2, 13
 _BITS = 22
 
@@ -121,13 +121,13 @@ def _weighted_sum(graph: Any, x: str, indices: str, weights: str, axis: int) -> 
 
 
 def _taps(graph: Any, old: str, new: str, places: str) -> tuple[str, str]:
-    """Return which pixels of a row give each new pixel, and their weights.
+    """Return the source pixels in a row of each new pixel, and their weights.
 
     Args:
       graph: the graph.
-      old: int64 (1,), pixels of a row.
-      new: int64 (1,), pixels of the new row.
-      places: int64 (P,), pixels of the new row that are wanted.
+      old: int64 (1,), number of pixels of a row.
+      new: int64 (1,), number of pixels of the new row.
+      places: int64 (P,), positions of the wanted pixels in the new row.
 
     Returns:
       int64 and int32 (T, P).
