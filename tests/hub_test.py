@@ -180,6 +180,17 @@ def test_the_last_results_of_this_encoder(tmp_path):
     assert model_card.find_results(model, encoder, None)["name"] == "a"
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"fingerprint": 1, "datasets": []}']
+)
+def test_results_that_cannot_be_read(tmp_path, text):
+    model = small_model.write(tmp_path / "model")
+    encoder = model_directory.read_encoder(model)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(errors.UsageError, match=r"expected a results\.json"):
+        model_card.find_results(model, encoder, str(tmp_path / "results.json"))
+
+
 def test_a_directory_with_safetensors_is_the_same_model(tmp_path):
     model = small_model.write(tmp_path / "model", "live")
     torch_import.convert(model, tmp_path / "copy", [], safetensors=True)

@@ -11,7 +11,7 @@ import small_model
 from PIL import Image
 
 import arniqa_jax
-from arniqa_jax import errors, export
+from arniqa_jax import command, errors, export
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
@@ -150,6 +150,12 @@ def test_what_cannot_be_exported(tmp_path):
     none = scorer.load_all(small_model.write(tmp_path / "n"))
     with pytest.raises(errors.UsageError, match="no regressor"):
         export.export_onnx(*none, "images")
+
+
+def test_the_input_is_chosen_for_onnx_only(tmp_path):
+    arguments = ["export", "--model=M", "--to=x.stablehlo", "--input=crops"]
+    with pytest.raises(errors.UsageError, match=r"--input needs a --to .*\.onnx"):
+        export.main(command.parse_flags(arguments, export.FLAGS))
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch, model):

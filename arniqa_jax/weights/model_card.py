@@ -88,29 +88,37 @@ def find_results(
       chosen: a `results.json`, instead of that in `directory`.
 
     Raises:
-      UsageError: the chosen file cannot be read, or belongs to another encoder.
+      UsageError: a file is no `results.json`, or the chosen one belongs to another
+        encoder.
     """
     if chosen:
-        try:
-            found = json.loads(pathlib.Path(chosen).read_text(encoding="utf-8"))
-            fingerprint = found["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        found = _read_results(pathlib.Path(chosen))
+        if found["fingerprint"] != encoder.fingerprint:
             raise errors.UsageError(
-                f"--results={chosen}: expected a results.json of arniqa_jax.evaluate "
-                f"({error!r})"
-            ) from error
-        if fingerprint != encoder.fingerprint:
-            raise errors.UsageError(
-                f"--results={chosen} has the results of another encoder "
-                f"({fingerprint[:16]}, not {encoder.fingerprint[:16]})"
+                f"{chosen} has the results of another encoder "
+                f"({found['fingerprint'][:16]}, not {encoder.fingerprint[:16]})"
             )
         return found
     files = list((directory / "results").glob("*/results.json"))
     for file in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found.get("fingerprint") == encoder.fingerprint:
+        found = _read_results(file)
+        if found["fingerprint"] == encoder.fingerprint:
             return found
     return None
+
+
+def _read_results(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(found["fingerprint"], str) and isinstance(
+            found["datasets"], list
+        ):
+            return found
+        raise ValueError("other types than expected")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.UsageError(
+            f"{file}: expected a results.json of arniqa_jax.evaluate ({error!r})"
+        ) from error
 
 
 def _regressors(regressors: Mapping[str, Regressor]) -> str:
