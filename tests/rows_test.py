@@ -98,7 +98,6 @@ def test_importing_it_imports_no_engine():
     assert ended.stdout.strip() == "set()", ended.stderr
 
 
-@pytest.mark.slow
 def test_hugging_face_datasets(model, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
