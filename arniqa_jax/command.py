@@ -43,6 +43,8 @@ WRONG_USE = 2
 START_AGAIN = 75
 INTERRUPTED = 130
 
+# The module that the commands of several processes have imported, with JAX.
+_AGREEMENT = "arniqa_jax.distributed.agreement"
 _ORBAX = os.path.join("site-packages", "orbax", "")
 
 HELP_FLAGS = {"--help", "-h", "-help"}
@@ -92,14 +94,24 @@ def run(
         code = 128 + signal.SIGPIPE
     except OSError as error:
         code = report(_describe_os_error(error), FAILURE)
-    except Exception:
-        traceback.print_exc()  # a bug
-        code = FAILURE
-    if "arniqa_jax.distributed.agreement" in sys.modules:
+    except Exception as error:
+        code = _report_unexpected(error)
+    agreement = sys.modules.get(_AGREEMENT)
+    if agreement:
         # Skip the shutdown barrier: the other processes are already blocked on this
         # one.
-        sys.modules["arniqa_jax.distributed.agreement"].leave(code)
+        agreement.leave(code)
     sys.exit(code)
+
+
+def _report_unexpected(error: Exception) -> int:
+    """Report a lost process in one line, and a bug with its traceback."""
+    agreement = sys.modules.get(_AGREEMENT)
+    lost = agreement.as_lost_process(error) if agreement else None
+    if lost is not None:
+        return report(lost, lost.exit_code)
+    traceback.print_exception(error)
+    return FAILURE
 
 
 def define_config(flag_values: flags.FlagValues) -> flags.FlagHolder:

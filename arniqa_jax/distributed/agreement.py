@@ -88,16 +88,28 @@ def reporting_lost_process() -> Iterator[None]:
     """
     try:
         yield
+    except Exception as error:
+        lost = as_lost_process(error)
+        if lost is None:
+            raise
+        raise lost from error
+
+
+def as_lost_process(error: Exception) -> errors.ArniqaError | None:
+    """Return the error to report if a collective failed as another process has ended.
+
+    Returns:
+      The failure of another process, with its exit code; a LostProcessError if no
+      process has said that it failed; None for any other error.
+    """
     # JAX raises JaxRuntimeError where it waits for a result, and ValueError where it
     # dispatches.
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if jax.process_count() == 1 or not any(sign in str(error) for sign in _LOST):
-            raise
-        failure = _failure()
-        if failure is not None:
-            raise failure from error
-        reason = " ".join(str(error).split())[:200]
-        raise errors.LostProcessError(_lost(reason)) from error
+    if not isinstance(error, jax.errors.JaxRuntimeError | ValueError):
+        return None
+    if jax.process_count() == 1 or not any(sign in str(error) for sign in _LOST):
+        return None
+    reason = " ".join(str(error).split())[:200]
+    return _failure() or errors.LostProcessError(_lost(reason))
 
 
 def watch(heartbeat_seconds: float) -> None:
