@@ -48,6 +48,7 @@ def test_every_field_is_read(monkeypatch, tmp_path):
             "model.init": "random",
             "train.batch_size": 8,
             "train.steps": 5,
+            "evaluation.every_epochs": 5,
             "evaluation.datasets": "csv:scored/table.csv",
             "evaluation.root": str(tmp_path),
             "evaluation.figures": False,
