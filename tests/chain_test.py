@@ -174,7 +174,7 @@ def test_a_pristine_sample_is_left_alone():
     np.testing.assert_array_equal(_everything(1)[2], _images()[2])
 
 
-@pytest.mark.parametrize("tile", [3, 0])
+@pytest.mark.parametrize("tile", [pytest.param(3, marks=pytest.mark.slow), 0])
 def test_results_do_not_depend_on_the_tile(tile):
     difference = np.abs(_everything(tile) - _everything(1))
     # The last bit of a matmul may, and where a distortion floors to 8 bits, that may

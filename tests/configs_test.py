@@ -37,6 +37,7 @@ def test_every_field_is_commented():
             assert "  # " in line or above.startswith("# ") or "lock()" in line, line
 
 
+@pytest.mark.slow
 def test_every_field_is_read(monkeypatch, tmp_path):
     """Trains and evaluates, and notes which fields were asked for on the way."""
     config = configs.pretrain.get_config()

@@ -28,6 +28,7 @@ def test_contact_sheet_shows_every_distortion_at_every_level():
         assert np.abs(shown[5] - image).max() > 0.02
 
 
+@pytest.mark.slow
 def test_chains_have_their_recipes():
     image = _image()
     axes = contact_sheets.draw_chains(image, count=4).axes

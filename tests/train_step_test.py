@@ -199,6 +199,7 @@ def test_all_crops_of_a_pair_share_the_chain():
         )
 
 
+@pytest.mark.slow
 def test_chunks_change_only_what_batch_norm_sees():
     """With two chunks: the gradient of the loss over all embeddings of both."""
     optimizer = optimizers.optimizer(
