@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import pytest
 
+from arniqa_jax.data import photos
 from arniqa_jax.storage import checkpoints, workdir
-from arniqa_jax.training import metrics_log
+from arniqa_jax.training import metrics_log, resume
 from arniqa_jax.weights import encoders
 from benchmarks import soak
 from configs import pretrain
@@ -174,7 +175,7 @@ def test_what_process_0_finds_wrong_is_said_by_all(labelled, tmp_path):
     config = pretrain.get_config()
     config.update_from_flattened_dict(_FIELDS | labelled)
     run = workdir.Workdir(tmp_path)
-    run.settle_config(config)
+    resume.settle(run, config, photos.open_photos(""))
     run.metrics.write_text('{"step": 1}\n')
     before = run.config.read_bytes()
     for code, out, err in _run(tmp_path, labelled | {"seed": 28}, "never", "never"):
