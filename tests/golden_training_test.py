@@ -136,6 +136,7 @@ def test_three_updates_are_those_of_pytorch():
     assert max(worst.values()) < 1e-4, worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "shows_in"),
     [

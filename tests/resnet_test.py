@@ -100,7 +100,7 @@ def test_batch_norm_views_are_as_if_one_came_after_the_other():
 
 
 def test_batch_norm_groups_that_do_not_divide_are_an_error():
-    with pytest.raises(errors.UsageError, match=r"groups=4.*found 6"):
+    with pytest.raises(errors.UsageError, match=r"groups=4 must divide .* 6"):
         _normalise(np.ones((6, 2, 2, 1), np.float32), groups=4)
 
 
