@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
@@ -19,7 +18,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.scoring.inputs import digest
-from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.storage.files import replacing, write_atomically
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 _ROWS_IN_A_GROUP = 10_000
@@ -146,25 +145,26 @@ class Table:
 
     def _remove_rows_without_score(self) -> int:
         """Remove rows without a score atomically; return the new length of the file."""
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        with open(self._path, "rb") as source, open(aside, "wb") as target:
+        with (
+            replacing(self._path) as new,
+            open(self._path, "rb") as source,
+            open(new, "wb") as target,
+        ):
             if self._as_csv:
                 target.write(source.readline())
             for row, end in read_rows(self._path):
                 content = source.read(end - source.tell())
                 if has_score(row):
                     target.write(content)
-            length = target.tell()
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(aside, self._path)
-        return length
+            return target.tell()
 
     def _pack(self) -> None:
         pyarrow, parquet = _import_parquet()
         schema = _schema(self._columns)
-        aside = self._target.with_suffix(".partial.parquet")
-        with parquet.ParquetWriter(aside, schema) as writer:
+        with (
+            replacing(self._target) as new,
+            parquet.ParquetWriter(new, schema) as writer,
+        ):
             rows = []
             for row, _ in read_rows(self._path):
                 rows.append(row)
@@ -172,15 +172,12 @@ class Table:
                     writer.write_table(pyarrow.Table.from_pylist(rows, schema))
                     rows = []
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-        os.replace(aside, self._target)
         self._path.unlink()
 
     def _unpack(self) -> None:
-        aside = self._path.with_suffix(".aside")
-        with open(aside, "w", encoding="utf-8") as file:
+        with replacing(self._path) as new, open(new, "w", encoding="utf-8") as file:
             for row in read_parquet(self._target):
                 file.write(json.dumps(row) + "\n")
-        os.replace(aside, self._path)
 
 
 def _schema(columns: Sequence[str]):

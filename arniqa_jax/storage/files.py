@@ -1,9 +1,11 @@
 """Local files: check that a path is local, and write atomically."""
 
+import contextlib
 import os
 import pathlib
 import re
 import secrets
+from collections.abc import Iterator
 
 from arniqa_jax import errors
 
@@ -32,18 +34,28 @@ def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
-    The content is written to a temporary file in the same directory, whose name no
-    other writer uses. It is flushed to disk and then renamed.
+    Raises:
+      OSError: see `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary path for the new content of `path`.
+
+    The temporary file is in the same directory, and no other writer uses its name. When
+    the caller has closed it, it is flushed to disk and renamed to `path`. After an
+    error it is removed, and `path` keeps its old content.
 
     Raises:
       OSError: the file cannot be written; `filename` is always set.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
