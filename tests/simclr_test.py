@@ -24,6 +24,7 @@ def images():
     return jax.random.uniform(jax.random.key(1), (6, 64, 64, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_outputs_are_float32_rows_of_length_one(dtype, images):
     model = _model(dtype=dtype)

@@ -103,6 +103,7 @@ def test_bfloat16_leaves_float32_products_to_the_loss():
     assert all(f"{4 * pairs}x" in types for types in wide)
 
 
+@pytest.mark.slow
 def test_the_loop_sends_the_batch_and_fetches_the_metrics(monkeypatch, tmp_path):
     """Each once a step, explicitly; anything else on the way is an error."""
     config = pretrain.get_config()

@@ -35,7 +35,14 @@ def test_each_position_comes_from_one_tile_that_sees_all_of_it(monkeypatch):
         assert seen == list(range(0, side, 32))
 
 
-@pytest.mark.parametrize("size", [(700, 500), (401, 1031), (130, 1500)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((700, 500), marks=pytest.mark.slow),
+        (401, 1031),
+        pytest.param((130, 1500), marks=pytest.mark.slow),
+    ],
+)
 def test_features_are_those_of_one_pass(encoder, size, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     image[: size[0] // 2] //= 4  # not the same everywhere

@@ -155,6 +155,7 @@ def test_the_compiled_step_holds_one_copy_of_the_state(one_device):
     assert fresh < preview.images.nbytes + 4096
 
 
+@pytest.mark.slow
 def test_the_preview_is_what_the_step_saw(one_device):
     *_, preview, _ = one_device
     crops, expected = _degrade(_batch(4))
