@@ -155,7 +155,7 @@ def prepare_ours(files: list[pathlib.Path]) -> Prepared:
 
     def score():
         items = (inputs.Input(str(file)) for file in files)
-        load = functools.partial(inputs.load, model.extractor.view)
+        load = functools.partial(inputs.load, model)
         views = map_in_threads(load, items, len(os.sched_getaffinity(0)))
         features = np.stack([values for _, values in model.extractor.embed(views)])
         return model.scores_of(features)
