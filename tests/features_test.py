@@ -262,6 +262,7 @@ def test_full_reference_features():
     assert x.shape == (10, 6) and y.tolist() == [4.0] * 5 + [0.0] * 5
 
 
+@pytest.mark.slow
 def test_encoder_of_the_package_shares_a_compilation(images, tmp_path):
     """Without its variables `Encoder` is hashable, as `_embed` needs."""
     from arniqa_jax.inference.encoder import Encoder

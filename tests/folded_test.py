@@ -28,6 +28,7 @@ def _images(count, side=_SIDE):
     return np.random.default_rng(0).random((count, side, side, 3), np.float32)
 
 
+@pytest.mark.slow
 def test_an_image_has_the_features_it_has_alone(weights):
     images = _images(4)
     together = jax.jit(folded_encoder.embed)(weights, images)
@@ -37,6 +38,7 @@ def test_an_image_has_the_features_it_has_alone(weights):
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_with_respect_to_images_and_weights(weights):
     def loss(weights, images):
         return (folded_encoder.embed(weights, images) ** 3).sum()
