@@ -164,7 +164,6 @@ class ProcessFlags:
             lower_bound=5,
             flag_values=flag_values,
         )
-
         self._start_timeout_seconds = flags.DEFINE_integer(
             "start_timeout_seconds",
             300,

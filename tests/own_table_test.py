@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.datasets import csv_table, matching, meta_tables
+from arniqa_jax.datasets import csv_table, labelled, matching, meta_tables
 from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.evaluation import loading, protocol, report
 
@@ -40,7 +40,7 @@ def _open(folder, lines, *, encoding="utf-8", **options):
         "PHOTOS/{}.PNG",
         "{}.png",
         "mine/photos/{}.png",
-        "/home/somebody/data/mine/photos/{}.png",
+        "/elsewhere/mine/photos/{}.png",
         "C:\\data\\mine\\photos\\{}.png",
         "photos\\{}.png",
         "../mine/photos/{}.png",
@@ -63,7 +63,7 @@ def test_images_outside_of_the_folder_of_the_table(folder, tmp_path):
     relative = _open(tmp_path / "other", ["image,score", *rows])
     for opened in (absolute, relative):
         np.testing.assert_array_equal(
-            opened.images[3], csv_table.ImageFiles(folder, ("photos/3.png",))[0]
+            opened.images[3], labelled.ImageFiles(folder, ("photos/3.png",))[0]
         )
 
 

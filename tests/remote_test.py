@@ -9,7 +9,7 @@ import threading
 import fsspec
 import pytest
 import small_model
-from score_runs import picture, rows, run
+from score_runs import rows, run, write_photos
 
 import arniqa_jax
 from arniqa_jax import command, errors
@@ -23,10 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(4):
-        picture(seed=i).save(folder / f"{i}.png")
+    folder = write_photos(tmp_path / "photos", 4)
     (folder / "bad.png").write_bytes(b"text")
     (folder / ".hidden.png").write_bytes(b"text")
     (folder / "x.svg").write_bytes(b"text")

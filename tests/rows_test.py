@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import small_model
-from score_runs import picture, rows, run
+from score_runs import picture, rows, run, write_photos
 
 import arniqa_jax
 from arniqa_jax import errors
@@ -23,10 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(6):
-        picture(seed=i).save(folder / f"{i}.png")
+    folder = write_photos(tmp_path / "photos", 6)
     (folder / "bad.png").write_bytes(b"text")
     return folder
 

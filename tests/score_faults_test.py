@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import score_runs
 import small_model
-from score_runs import picture, rows, run
+from score_runs import picture, rows, run, write_photos
 
 from arniqa_jax import command, errors
 from arniqa_jax.scoring import heat_map, inputs, job, scorer
@@ -21,11 +21,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(4):
-        picture(seed=i).save(folder / f"{i}.png")
-    return folder
+    return write_photos(tmp_path / "photos", 4)
 
 
 # --- Maps ---------------------------------------------------------------------------

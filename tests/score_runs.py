@@ -2,6 +2,7 @@
 
 import csv
 import io
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,14 @@ def run(model, *arguments) -> int:
 def rows(text: str) -> list[dict[str, str]]:
     """The rows of a CSV table."""
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def write_photos(folder: pathlib.Path, number: int) -> pathlib.Path:
+    """Write `number` pictures, 0.png and so on, to a new folder, and return it."""
+    folder.mkdir()
+    for i in range(number):
+        picture(seed=i).save(folder / f"{i}.png")
+    return folder
 
 
 def picture(height: int = 40, width: int = 50, seed: int = 0) -> Image.Image:

@@ -14,7 +14,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.datasets import distortion_names, labels, matching, owners, splits
-from arniqa_jax.datasets.labelled import AUTHENTIC, SYNTHETIC, Benchmark, ImageFiles
+from arniqa_jax.datasets.labelled import AUTHENTIC, SYNTHETIC, Benchmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,24 +281,14 @@ def open_benchmark(
         owners_order=owners_order,
     )
     return Benchmark(
+        **resolved.benchmark_fields(folder, known.shorter_side),
         name=name,
         title=known.title,
         kind=known.kind,
-        images=ImageFiles(folder, resolved.images, known.shorter_side),
-        scores_N=resolved.scores_N,
         higher_is_better=known.higher_is_better,
         score_range=score_range or resolved.score_range,
-        contents=resolved.contents,
         splits=parts,
         split_origin=origin,
-        types=resolved.types,
-        groups=resolved.groups,
-        levels_N=resolved.levels_N,
-        references=ImageFiles(folder, resolved.references, known.shorter_side)
-        if resolved.references
-        else None,
-        reference_N=resolved.reference_N,
-        note=resolved.note,
         averaged=known.averaged,
         allow_partial=allow_partial,
     )

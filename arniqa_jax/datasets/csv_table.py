@@ -8,7 +8,7 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.datasets import labels, matching, splits
-from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
+from arniqa_jax.datasets.labelled import CUSTOM, Benchmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,21 +109,15 @@ def open_csv(
         resolved.new_index,
         seed=seed,
     )
-    references = ImageFiles(folder, resolved.references)
     return Benchmark(
+        **resolved.benchmark_fields(folder),
         name=title.lower(),
         title=title,
         kind=CUSTOM,
-        images=ImageFiles(folder, resolved.images),
-        references=references if resolved.references else None,
-        reference_N=resolved.reference_N,
-        scores_N=resolved.scores_N,
         higher_is_better=higher_is_better,
         score_range=table.score_range or resolved.score_range,
-        contents=resolved.contents,
         splits=parts,
         split_origin=origin,
-        note=resolved.note,
         remark=remark,
         allow_partial=allow_partial,
     )

@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -19,6 +20,7 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.datasets.distortion_names import Distortion
+from arniqa_jax.datasets.labelled import ImageFiles
 from arniqa_jax.datasets.labels import Label
 
 
@@ -55,6 +57,30 @@ class Resolved:
     def score_range(self) -> tuple[float, float]:
         """The smallest and the largest score."""
         return float(self.scores_N.min()), float(self.scores_N.max())
+
+    def benchmark_fields(
+        self, folder: pathlib.Path, shorter_side: int | None = None
+    ) -> dict[str, Any]:
+        """Return the fields of a `Benchmark` that follow from the rows.
+
+        Args:
+          folder: the folder of the dataset.
+          shorter_side: see `ImageFiles`.
+        """
+        references = None
+        if self.references:
+            references = ImageFiles(folder, self.references, shorter_side)
+        return {
+            "images": ImageFiles(folder, self.images, shorter_side),
+            "scores_N": self.scores_N,
+            "contents": self.contents,
+            "types": self.types,
+            "groups": self.groups,
+            "levels_N": self.levels_N,
+            "references": references,
+            "reference_N": self.reference_N,
+            "note": self.note,
+        }
 
 
 def find_path(folder: pathlib.Path, relative: str) -> pathlib.Path | None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from arniqa_jax import errors
 from arniqa_jax.datasets import labels, matching, splits
-from arniqa_jax.datasets.labelled import CUSTOM, Benchmark, ImageFiles
+from arniqa_jax.datasets.labelled import CUSTOM, Benchmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,21 +124,15 @@ def open_meta(
         seed=seed,
         owners_order=False,
     )
-    references = ImageFiles(folder, resolved.references)
     return Benchmark(
+        **resolved.benchmark_fields(folder),
         name=f"meta-{key.lower()}",
         title=f"{key} (meta)",
         kind=CUSTOM,
-        images=ImageFiles(folder, resolved.images),
-        references=references if resolved.references else None,
-        reference_N=resolved.reference_N,
-        scores_N=resolved.scores_N,
         higher_is_better=known.higher_is_better,
         score_range=known.score_range or resolved.score_range,
-        contents=resolved.contents,
         splits=parts,
         split_origin=origin,
-        note=resolved.note,
         allow_partial=allow_partial,
     )
 
