@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.arch = "resnet50"  # resnet18, resnet34, small; tiny for tests
-    config.model.init = "imagenet"  # random, imagenet, or the path of a model
+    config.model.init = "imagenet"  # random, imagenet, or a path, gs:// or hf://
     config.model.embedding_dim = 128  # outputs of the projector
     config.model.normalize_features = True  # L2 before the projector
     # normalisation after the first layer of the projector: none, or batch (BatchNorm),

@@ -3,21 +3,27 @@
 # preempted, the script creates it again and the run resumes. Run the script in the
 # repository; it installs HEAD on the slice.
 #
-#   launch/tpu_pod.sh [--dry-run] NAME --config=FILE --workdir=../share/run [FLAGS...]
+#   launch/tpu_pod.sh [--dry-run] NAME --config=FILE --workdir=gs://BUCKET/run [FLAGS...]
 #
-# Environment: ZONE, TYPE, VERSION (of the image), SPOT (1; 0: on demand), RESTARTS (100),
-# NFS (HOST:/PATH of a file share, mounted as ~/share, next to the code; the workdir must
-# be in it).
+# All hosts must see the workdir and the photographs, so both lie in a bucket:
+# gs://BUCKET/run and --config.data.root=gs://BUCKET/photos. The service account of the
+# slice needs the role Storage Object User on the bucket.
+# Environment: ZONE, TYPE, VERSION (of the image), SPOT (1; 0: on demand), RESTARTS (100).
 # The slice is not deleted at the end: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 
 dry_run=
 if [[ ${1:-} == --dry-run ]]; then dry_run=1 && shift; fi
 if (($# < 2)) || [[ $1 == -* ]]; then
-  echo "usage: NFS=HOST:/PATH launch/tpu_pod.sh [--dry-run] NAME FLAGS_OF_MAIN..." >&2 && exit 2
+  echo "usage: launch/tpu_pod.sh [--dry-run] NAME FLAGS_OF_MAIN..." >&2 && exit 2
 fi
 name=$1 zone=--zone=${ZONE:-us-west4-a} && shift
+if [[ ! " $*" =~ " --workdir"[=\ ]"gs://" ]]; then
+  echo "tpu_pod.sh: expected --workdir=gs://BUCKET/DIR, which all hosts of the slice see" >&2 && exit 2
+fi
 slice=("--accelerator-type=${TYPE:-v5litepod-64}" "--version=${VERSION:-v2-alpha-tpuv5-lite}")
+# The slice may read and write buckets, as far as its service account may.
+slice+=(--scopes=https://www.googleapis.com/auth/cloud-platform)
 if [[ ${SPOT:-1} == 1 ]]; then slice+=(--spot); fi
 run() {
   echo "${*@Q}" >&2
@@ -30,9 +36,8 @@ state() {
   gcloud compute tpus tpu-vm describe "$name" "$zone" --format='value(state)' || echo missing
 }
 
-mount="mountpoint -q share || { sudo apt-get -qq update && sudo apt-get -qq install nfs-common && mkdir -p share && sudo mount -t nfs '${NFS:?HOST:/PATH of a file share}' share; }"
 # The Python of the images is older than ours; uv fetches one.
-install="rm -rf arniqa && mkdir arniqa && cd arniqa && tar -xzf ../arniqa.tar.gz && pip3 install --quiet --user uv && python3 -m uv venv --quiet --python=3.11 && python3 -m uv pip install --quiet --constraint=constraints.txt . 'jax[tpu]'"
+install="rm -rf arniqa && mkdir arniqa && cd arniqa && tar -xzf ../arniqa.tar.gz && pip3 install --quiet --user uv && python3 -m uv venv --quiet --python=3.11 && python3 -m uv pip install --quiet --constraint=constraints.txt '.[gcs]' 'jax[tpu]'"
 
 for ((attempt = 1; ; attempt++)); do
   if [[ $(state) != READY ]]; then
@@ -41,7 +46,6 @@ for ((attempt = 1; ; attempt++)); do
   fi
   run git archive --format=tar.gz --output=arniqa.tar.gz HEAD
   tpu scp arniqa.tar.gz "$name:" --worker=all
-  on_all "$mount"
   # Processes that a broken connection left running lock the workdir and the chips.
   on_all "pkill -KILL -f '[a]rniqa_jax.main' || true; $install"
   code=0

@@ -3,13 +3,24 @@
 import json
 
 import hub_server
+import jax
 import numpy as np
 import pytest
 import small_model
 
 import arniqa_jax
 from arniqa_jax import command, errors, push
-from arniqa_jax.weights import hub, model_card, model_directory, torch_import
+from arniqa_jax.evaluation import job
+from arniqa_jax.weights import (
+    encoders,
+    hub,
+    model_card,
+    model_directory,
+    torch_import,
+)
+from benchmarks import soak
+from configs import evaluate as evaluate_config
+from configs import pretrain
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
@@ -89,6 +100,35 @@ def test_a_revision_is_kept(server, tmp_path):
     (first, _), _ = server.commits["org/repo"]
     assert arniqa_jax.load(f"hf://org/repo@{first}").regressor.dataset == "live"
     assert arniqa_jax.load("hf://org/repo").regressor.dataset == "csiq"
+
+
+def test_an_evaluation_of_a_model_on_the_hub(server, tmp_path):
+    _push(small_model.write(tmp_path / "model"), "hf://org/repo")
+    config = evaluate_config.get_config()
+    config.data.workers = 0
+    config.evaluation.root = str(tmp_path)
+    config.evaluation.datasets = "csv:scored"
+    config.evaluation.figures = False
+    soak.write_scored(tmp_path / "scored")
+    job.evaluate(config, str(tmp_path / "x"), "hf://org/repo", "best")
+    # The regressor is in the directory of the evaluation, which names the encoder.
+    scored = arniqa_jax.load(tmp_path / "x")
+    assert scored.regressor.dataset == "scored"
+    assert np.isfinite(scored.score([IMAGE])).all()
+
+
+def test_a_run_starts_from_a_model_on_the_hub(server, tmp_path):
+    model = small_model.write(tmp_path / "model")
+    _push(model, "hf://org/repo")
+    config = pretrain.get_config()
+    config.model.arch, config.model.init = "tiny", "hf://org/repo"
+    found = encoders.initial_variables(config)
+    expected = encoders.load(model).variables
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        found["params"]["encoder"],
+        expected["params"]["encoder"],
+    )
 
 
 @pytest.mark.parametrize(

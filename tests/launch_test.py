@@ -4,6 +4,7 @@ Scripts replace the programs that they call (gcloud, srun, Python). These script
 record their arguments and exit with a given code.
 """
 
+import ast
 import os
 import pathlib
 import runpy
@@ -25,6 +26,7 @@ from benchmarks import soak
 _ROOT = pathlib.Path(__file__).parents[1]
 _LAUNCH = _ROOT / "launch"
 _FLAGS = ["--config=configs/pod.py", "--workdir=a run", "--config.seed=3"]
+_POD_FLAGS = [flag.replace("a run", "gs://bucket/a run") for flag in _FLAGS]
 # Ends with the next line of the file with its codes, of which the last one stays.
 _STAND_IN = """#!/usr/bin/env bash
 cd "$(dirname "$0")"
@@ -55,7 +57,6 @@ def stand_ins(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHON", "python")
     monkeypatch.setenv("RESTARTS", "3")
-    monkeypatch.setenv("NFS", "10.0.0.2:/share")
     return tmp_path
 
 
@@ -91,11 +92,15 @@ def _fields_of(words: list[str]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("script", "first"),
-    [("local.sh", ["2"]), ("slurm.sh", []), ("tpu_pod.sh", ["pod"])],
+    ("script", "arguments"),
+    [
+        ("local.sh", ["2", *_FLAGS]),
+        ("slurm.sh", _FLAGS),
+        ("tpu_pod.sh", ["pod", *_POD_FLAGS]),
+    ],
 )
-def test_a_dry_run_prints_what_a_run_does(stand_ins, script, first):
-    dry = _launch(script, "--dry-run", *first, *_FLAGS)
+def test_a_dry_run_prints_what_a_run_does(stand_ins, script, arguments):
+    dry = _launch(script, "--dry-run", *arguments)
     assert dry.returncode == 0, dry.stderr
     assert _calls(stand_ins) == []
     printed = [shlex.split(line) for line in (dry.stdout + dry.stderr).splitlines()]
@@ -103,7 +108,7 @@ def test_a_dry_run_prints_what_a_run_does(stand_ins, script, first):
         (stand_ins / "codes").write_text("75\n")
     if script == "tpu_pod.sh":
         (stand_ins / "state").write_text("missing\n")
-    _launch(script, *first, *_FLAGS)
+    _launch(script, *arguments)
     done = _calls(stand_ins)
     if script == "local.sh":
         printed = sorted(words[words.index("python") :] for words in printed)
@@ -266,13 +271,28 @@ def test_slurm_asks_for_a_signal_before_its_limit():
 def test_tpu_pod_starts_again(stand_ins, codes, state, code, starts):
     (stand_ins / "codes").write_text(codes.replace(" ", "\n") + "\n")
     (stand_ins / "state").write_text(state + "\n")
-    done = _launch("tpu_pod.sh", "pod", *_FLAGS)
+    done = _launch("tpu_pod.sh", "pod", *_POD_FLAGS)
     assert done.returncode == code, done.stderr
     kinds = [call[4] if call[0] == "gcloud" else call[0] for call in _calls(stand_ins)]
     made = {"READY": [], "PREEMPTED": ["delete", "create"]}[state]
-    assert kinds == [*made, "git", "scp", "ssh", "ssh", "ssh"] * starts
+    assert kinds == [*made, "git", "scp", "ssh", "ssh"] * starts
     (run,) = [word for word in _calls(stand_ins)[-1] if word.startswith("--command")]
-    assert _fields_of(shlex.split(run))["workdir"] == "a run"
+    assert _fields_of(shlex.split(run))["workdir"] == "gs://bucket/a run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (_FLAGS, 2),
+        (["--config=pod", "--workdir", "gs://bucket/run"], 0),
+        (["--config=pod", "--config.data.root=gs://bucket/photos"], 2),
+    ],
+)
+def test_tpu_pod_wants_a_workdir_that_all_hosts_see(stand_ins, flags, code):
+    done = _launch("tpu_pod.sh", "pod", *flags)
+    assert done.returncode == code
+    assert bool(_calls(stand_ins)) == (code == 0)
+    assert ("expected --workdir=gs://BUCKET/DIR" in done.stderr) == (code == 2)
 
 
 @pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_pod.sh"])
@@ -282,8 +302,13 @@ def test_wrong_use(stand_ins, script):
     assert done.stderr.startswith("usage: ") and _calls(stand_ins) == []
 
 
+def _calls_get(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get"
+
+
 def test_the_job_set_refers_to_what_there_is():
-    job_set = yaml.safe_load((_LAUNCH / "gke_jobset.yaml").read_text())
+    text = (_LAUNCH / "gke_jobset.yaml").read_text()
+    job_set = yaml.safe_load(text)
     assert job_set["kind"] == "JobSet"
     (job,) = (each["template"]["spec"] for each in job_set["spec"]["replicatedJobs"])
     pod = job["template"]["spec"]
@@ -297,18 +322,24 @@ def test_the_job_set_refers_to_what_there_is():
     assert rule["onExitCodes"]["containerName"] == container["name"]
     final = {command.FAILURE, command.WRONG_USE, command.INTERRUPTED}
     assert set(rule["onExitCodes"]["values"]) == final
-    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
-    assert volume["name"] == mount["name"]
-    copy_, change, install, run = (
+    # No shared file system: code, photographs and run lie in one bucket.
+    assert "volumes" not in pod and "volumeMounts" not in container
+    make, change, tool, get, unpack, install, run = (
         shlex.split(line, comments=True)
         for line in container["args"][0].replace("\\\n", "").splitlines()
     )
-    assert copy_[:2] == ["cp", "-r"] and copy_[3] == change[1]
+    assert make == ["mkdir", change[1]] and tool[-1] == "gcsfs"
     assert (_ROOT / "constraints.txt").exists()
-    assert "--constraint=constraints.txt" in install
+    assert "--constraint=constraints.txt" in install and ".[gcs]" in install
+    (code,) = get[2:]
+    (call,) = (node for node in ast.walk(ast.parse(code)) if _calls_get(node))
+    source, target = (argument.value for argument in call.args)
+    assert unpack == ["tar", "-xzf", target]
+    # The comment at the top says how the code comes to the bucket.
+    assert f"gcloud storage cp {target} {source}" in text
     fields = _fields_of(run)
-    for path in (copy_[2], fields["workdir"], fields["config"].data.root):
-        assert path.startswith(mount["mountPath"] + "/")
+    for path in (source, fields["workdir"], fields["config"].data.root):
+        assert path.startswith("gs://BUCKET/")
 
 
 def test_the_ray_job_is_a_command_that_scores():

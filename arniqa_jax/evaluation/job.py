@@ -11,7 +11,7 @@ from arniqa_jax.evaluation import comparison, loading, protocol, regressors, rep
 from arniqa_jax.evaluation import results as result_files
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 from arniqa_jax.storage.workdir import Workdir
-from arniqa_jax.weights import encoders, evaluated, model_directory
+from arniqa_jax.weights import encoders, evaluated, model_directory, places
 
 
 def evaluate(
@@ -27,7 +27,8 @@ def evaluate(
     Args:
       config: the tree of `configs/evaluate.py`.
       workdir: directory for features and results.
-      model: workdir or model directory of the encoder.
+      model: workdir or model directory of the encoder, or its address, see
+        `weights.places`.
       checkpoint: checkpoint of the model.
       replace: whether new regressors replace those with the same name in a model
         directory; None makes this an error.
@@ -38,7 +39,9 @@ def evaluate(
     """
     benchmarks = _open_benchmarks(config)
     of_model = pathlib.Path(model) / "regressors"
-    adds = model_directory.is_model_directory(pathlib.Path(model))
+    adds = not places.is_elsewhere(model) and model_directory.is_model_directory(
+        pathlib.Path(model)
+    )
     if adds and replace is None:
         regressors.check_names([b.name for b in benchmarks], of_model)
     encoder = encoders.load(model, checkpoint)

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,8 @@ from ml_collections import ConfigDict
 from arniqa_jax import errors
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import resnet, simclr
-from arniqa_jax.storage import cache, checkpoints, files, workdir
-from arniqa_jax.weights import evaluated, model_directory
+from arniqa_jax.storage import cache, checkpoints, workdir
+from arniqa_jax.weights import evaluated, model_directory, places
 
 # Maximum number of batches for the batch statistics of the untrained encoder.
 _CALIBRATION_BATCHES = 50
@@ -33,7 +32,7 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
     """Return the encoder of a run or of a model directory.
 
     Args:
-      path: a workdir or a model directory.
+      path: a workdir, a model directory, or an address that `places.fetch` takes.
       checkpoint: of a run: `best` (by validation SRCC), `last`, a step, or
         `untrained`. Ignored for a model directory, which has one encoder.
 
@@ -41,12 +40,12 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
       CheckpointError: the run or the checkpoint does not exist, or is damaged.
       UsageError: the path is not local.
     """
-    files.local_path(path, "model")
-    if model_directory.is_model_directory(pathlib.Path(path)):
-        return model_directory.read_encoder(pathlib.Path(path))
+    path = places.fetch(path)
+    if model_directory.is_model_directory(path):
+        return model_directory.read_encoder(path)
     if not os.path.exists(os.path.join(path, "config.json")):
         # The directory may contain only evaluations of a model that is elsewhere.
-        recorded = evaluated.find(pathlib.Path(path))
+        recorded = evaluated.find(path)
         if recorded is not None:
             return load(*recorded)
     config = workdir.read_config(path)
@@ -87,7 +86,7 @@ def initial_variables(config: ConfigDict) -> dict[str, Any]:
                 "--config.model.init=random, or the path of a model"
             )
     else:
-        path = files.local_path(config.model.init, "model.init")
+        path = places.fetch(config.model.init, "model.init")
     return _continued(load(path), model, config.seed)
 
 

@@ -10,6 +10,7 @@ import pathlib
 
 from arniqa_jax import errors
 from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.weights import places
 
 _FILE = "encoder.json"
 
@@ -19,11 +20,13 @@ def write(directory: pathlib.Path, model: str | os.PathLike, encoder: str) -> No
 
     Args:
       directory: directory of the results, which contains `regressors/`.
-      model: workdir or model directory of the encoder.
+      model: workdir or model directory of the encoder, or its address.
       encoder: name of the encoder: `step N`, `untrained`, or that of a model directory.
     """
     checkpoint = encoder.removeprefix("step ")
-    record = {"model": os.path.abspath(model), "checkpoint": checkpoint}
+    if not places.is_elsewhere(model):
+        model = os.path.abspath(model)
+    record = {"model": os.fspath(model), "checkpoint": checkpoint}
     write_atomically(directory / _FILE, json.dumps(record, indent=1) + "\n")
 
 
@@ -52,7 +55,7 @@ def find(directory: pathlib.Path) -> tuple[str, str] | None:
         raise errors.CheckpointError(
             f"{last} is damaged ({error!r}): evaluate again"
         ) from error
-    if not os.path.isdir(model):
+    if not (places.is_elsewhere(model) or os.path.isdir(model)):
         raise errors.CheckpointError(
             f"{last} names the model {model}, which does not exist: evaluate again "
             f"with --model=PATH of the model"
