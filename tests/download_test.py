@@ -69,7 +69,7 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch, waits):
-    monkeypatch.setattr(download, "_STALLED", 0.3)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.tricks, server.asked, server.release = [], [], threading.Event()
         server.content, server.etag = CONTENT, '"one"'
@@ -111,7 +111,7 @@ def test_it_is_whole_in_the_end(server, tmp_path, tricks, asked):
 
 
 def test_a_new_file_on_the_server_is_not_mixed_with_the_old(server, tmp_path):
-    server.tricks = ["truncated"] * download._ATTEMPTS
+    server.tricks = ["truncated"] * download.ATTEMPTS
     server.content = CONTENT * 2
     with pytest.raises(OSError, match="ended after"):
         _fetch(server, tmp_path)

@@ -71,7 +71,7 @@ def _arguments(workdir, datasets, root, *more):
 )
 def test_layouts_end_to_end(run, written, tmp_path, monkeypatch, names):
     root, counts = written
-    monkeypatch.setattr(manifold, "_STEPS", 250)  # the fewest that it takes
+    monkeypatch.setattr(manifold, "STEPS", 250)  # the fewest that it takes
     monkeypatch.setattr(statistics, "REPLICATES", 50)
     arguments = _arguments(tmp_path, ",".join(names), root)
     code, out, err = run(*arguments, "--config.evaluation.full_reference=true")

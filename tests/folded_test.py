@@ -56,17 +56,19 @@ def test_gradients_with_respect_to_images_and_weights(weights):
 
 
 @pytest.mark.parametrize(
-    ("platform", "count", "side", "loops"),
+    ("platform", "count", "side", "in_pairs"),
     [
-        ("cpu", 4, _SIDE, 1), ("cpu", 3, _SIDE, 0), ("cpu", 4, _SIDE // 2, 0),
-        ("cuda", 4, _SIDE, 0), ("tpu", 4, _SIDE, 0),
+        ("cpu", 4, _SIDE, True), ("cpu", 3, _SIDE, False),
+        ("cpu", 4, _SIDE // 2, False), ("cuda", 4, _SIDE, False),
+        ("tpu", 4, _SIDE, False),
     ],
 )  # fmt: skip
-def test_pairs_are_for_large_images_on_cpus(weights, platform, count, side, loops):
+def test_pairs_are_for_large_images_on_cpus(weights, platform, count, side, in_pairs):
+    """Only the program that takes pairs has a loop."""
     images = jax.ShapeDtypeStruct((count, side, side, 3), np.float32)
     traced = jax.jit(folded_encoder.embed).trace(weights, images)
     program = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert program.count("stablehlo.while") == loops
+    assert ("stablehlo.while" in program) == in_pairs
 
 
 def test_a_symbolic_number_of_images(weights):

@@ -107,7 +107,7 @@ def test_loss_and_gradients_by_blocks_are_those_of_the_plain_form(
     value_and_grad = functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
     expected, expected_grads = jax.jit(value_and_grad(_plain))(a, b, 0.1)
     # Blocks of seven rows, the last one shorter.
-    monkeypatch.setattr(losses, "_BLOCK_BYTES", 4 * rows * 7)
+    monkeypatch.setattr(losses, "BLOCK_BYTES", 4 * rows * 7)
     loss, grads = jax.jit(value_and_grad(form))(a, b, 0.1)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for grad, wanted in zip(grads, expected_grads, strict=True):
@@ -116,7 +116,7 @@ def test_loss_and_gradients_by_blocks_are_those_of_the_plain_form(
 
 def test_no_device_holds_all_similarities(monkeypatch):
     rows = 1024
-    monkeypatch.setattr(losses, "_BLOCK_BYTES", 4 * rows * 16)
+    monkeypatch.setattr(losses, "BLOCK_BYTES", 4 * rows * 16)
     views = [jax.ShapeDtypeStruct((rows // 2, 16), jnp.float32)] * 2
     bytes_of = {}
     for form in (_plain, losses.nt_xent, _over_devices):

@@ -1,5 +1,6 @@
 """`load("kadid10k")`: the files it downloads, converts and caches."""
 
+import builtins
 import functools
 import http.server
 import shutil
@@ -18,7 +19,6 @@ from arniqa_jax.weights import (
     download,
     model_directory,
     official,
-    torch_files,
     torch_import,
     torch_names,
 )
@@ -41,7 +41,7 @@ def test_what_was_converted_is_loaded_without_pytorch_or_network(home):
 
 
 def test_offline_it_says_what_to_put_where(home, monkeypatch):
-    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     monkeypatch.setenv("ARNIQA_JAX_WEIGHTS", "http://127.0.0.1:9")
     with pytest.raises(errors.ArniqaError) as error:
         arniqa_jax.load("kadid10k")
@@ -61,7 +61,13 @@ def mirror(tmp_path, monkeypatch):
     pins = {path.name: download.pin_of(path) for path in mirror.iterdir()}
     assert pins.keys() < official.PINS.keys()
     monkeypatch.setattr(official, "PINS", pins)
-    monkeypatch.setattr(torch_files, "_import_torch", None)  # called, it would fail
+    import_any = builtins.__import__
+
+    def import_other(name, *rest, **options):
+        assert name.partition(".")[0] != "torch"
+        return import_any(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", import_other)
     return mirror
 
 

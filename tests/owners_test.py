@@ -19,10 +19,10 @@ def live(tmp_path, monkeypatch):
     folder = tmp_path / "live"
     miniature.use_counts(monkeypatch, {"live": count})
     unified = catalogue.open_benchmark("live", tmp_path)
-    sizes = dict.fromkeys(owners._LIVE_FOLDERS, 1 + count // 5)  # and one copy each
+    sizes = dict.fromkeys(owners.LIVE_FOLDERS, 1 + count // 5)  # and one copy each
     miniature.live_release(folder, sizes)
     (folder / "LIVE.txt").unlink()
-    monkeypatch.setattr(owners, "_LIVE_FOLDERS", sizes)
+    monkeypatch.setattr(owners, "LIVE_FOLDERS", sizes)
     return folder, unified
 
 
@@ -95,7 +95,7 @@ def test_csiq_in_the_wrong_workbook(csiq, tmp_path):
 @pytest.mark.shared
 def test_live_has_the_images_scores_and_order_of_the_real_table(shared_data, tmp_path):
     shutil.copy(shared_data / "labels" / "LIVE.txt", tmp_path)
-    miniature.live_release(tmp_path, owners._LIVE_FOLDERS)
+    miniature.live_release(tmp_path, owners.LIVE_FOLDERS)
     _equal_rows(
         owners.read_live(tmp_path / "dmos_realigned.mat"),
         labels.read_unified(tmp_path / "LIVE.txt"),

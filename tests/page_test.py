@@ -46,7 +46,7 @@ def setting(tmp_path_factory):
     ]
     extractor = DatasetExtractor(miniature.encoder(0), root / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifold, "_STEPS", 250)  # the fewest that it takes
+        patch.setattr(manifold, "STEPS", 250)  # the fewest that it takes
         manifolds = {"csiq": manifold.compute(opened[0], extractor, 0)}
     return found, opened, manifolds
 
@@ -111,7 +111,7 @@ def test_it_has_what_was_found(setting, written):
 def test_thumbnails_and_points_are_bounded(setting, tmp_path, monkeypatch):
     (found, _), opened, manifolds = setting
     monkeypatch.setattr(thumbnails, "LIMIT", 30)
-    monkeypatch.setattr(page, "_POINTS", 50)
+    monkeypatch.setattr(page, "MAX_POINTS", 50)
     page.write(found, opened, manifolds, tmp_path)
     data = _data(tmp_path / "index.html")
     assert len(data["thumbnails"]) == 15 + 15

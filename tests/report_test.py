@@ -306,7 +306,7 @@ def test_figures_of_a_synthetic_and_an_authentic_dataset(
     setting, tmp_path, monkeypatch
 ):
     (a, b), opened, cache = setting
-    monkeypatch.setattr(manifold, "_STEPS", 250)  # the fewest that it takes
+    monkeypatch.setattr(manifold, "STEPS", 250)  # the fewest that it takes
     extractor = DatasetExtractor(miniature.encoder(0), cache)
     figures.write(a, opened, extractor, tmp_path)
     gmad.write(a, b, opened, tmp_path)

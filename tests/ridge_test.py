@@ -59,7 +59,7 @@ def test_order_of_penalties_is_kept():
 def test_blocks_do_not_matter(monkeypatch):
     x, y = _problem(300, 60)
     whole = ridge.fit_path(x, y, ALPHAS)
-    monkeypatch.setattr(ridge, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(ridge, "BLOCK_ROWS", 64)
     for blocked, expected in zip(ridge.fit_path(x, y, ALPHAS), whole, strict=True):
         np.testing.assert_allclose(blocked, expected, rtol=1e-9, atol=1e-11)
 

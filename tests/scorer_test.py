@@ -1,5 +1,6 @@
 """The Python API: accepted images, scores against the definition, the gradient."""
 
+import dataclasses
 import itertools
 import threading
 
@@ -15,6 +16,7 @@ from arniqa_jax import errors
 from arniqa_jax.data import crops as image_crops
 from arniqa_jax.distributed import cpus
 from arniqa_jax.inference import extractor, preprocessing
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.scoring import heat_map
 
 SIZES = [(40, 60), (100, 33), (1, 1), (31, 300), (64, 64), (7, 90), (64, 64)]
@@ -59,10 +61,25 @@ def test_features_and_scores_are_those_of_the_definition(model, images):
     np.testing.assert_allclose(scores, 1 - (raw - 1) / 99, atol=1e-5)
 
 
-def test_one_compilation_serves_every_size(model, images):
-    extractor._embed.clear_cache()
-    model.score(images)
-    assert extractor._embed._cache_size() == 1
+@pytest.fixture
+def traces(monkeypatch):
+    """The shapes of images that the encoder was traced for: one for each program."""
+    shapes, embed = [], Encoder.embed
+
+    def noting(self, weights, images):
+        shapes.append(images.shape)
+        return embed(self, weights, images)
+
+    monkeypatch.setattr(Encoder, "embed", noting)
+    return shapes
+
+
+def test_one_compilation_serves_every_size(model, images, traces):
+    # An encoder that no other test has compiled.
+    encoder = dataclasses.replace(model.encoder, patch_size=24)
+    crops = extractor.Extractor(encoder)
+    assert len(list(crops.embed((0, crops.view(image)) for image in images))) == 7
+    assert len(traces) == 1
 
 
 def test_whole_images_go_in_groups_of_one_size_and_keep_their_order(directory, images):
@@ -100,13 +117,13 @@ def test_a_cpu_computes_as_many_images_at_a_time_as_it_has_cores(
     monkeypatch.setattr(cpus, "available_cpus", lambda: 3 * devices)
     model = arniqa_jax.load(directory)
     together = threading.Barrier(3, timeout=600)  # each waits there for two others
-    embed_batch = model.extractor._embed_batch
+    embed_batch = model.extractor.embed_batch
 
     def embed_beside_others(views):
         together.wait()
         return embed_batch(views)
 
-    monkeypatch.setattr(model.extractor, "_embed_batch", embed_beside_others)
+    monkeypatch.setattr(model.extractor, "embed_batch", embed_beside_others)
     model.score([images[0]] * 6 * devices)
 
 
@@ -124,7 +141,7 @@ def test_a_stream_that_is_left_ends_its_threads(model, images):
 
 def test_few_images_of_many_sizes_do_not_wait_for_ever(directory, monkeypatch):
     model = arniqa_jax.load(directory, crops="whole")
-    monkeypatch.setattr(extractor, "_WAITING_BATCHES", 1)
+    monkeypatch.setattr(extractor, "WAITING_BATCHES", 1)
     seen = []
 
     def views():
@@ -216,9 +233,8 @@ def test_without_a_regressor_there_are_features(tmp_path, images):
         model.score(images[:1])
 
 
-def test_quality_map(model, images):
+def test_quality_map(model, images, traces):
     image = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
-    extractor._embed.clear_cache()
     scores = model.quality_map(image, stride=20)
     assert scores.shape == (4, 3) and scores.dtype == np.float32
     window = image[48:80, 38:70]  # the last one ends with the image
@@ -228,7 +244,8 @@ def test_quality_map(model, images):
     features = model.encoder.apply(model.encoder.variables, pair).reshape(1, 1, -1)
     expected = model.scores_of(np.asarray(features))
     np.testing.assert_allclose(scores[-1, -1], expected[0, 0], atol=1e-5)
+    traces.clear()
     assert model.quality_map(images[2]).shape == (1, 1)
-    assert extractor._embed._cache_size() <= 2
+    assert traces == []  # the program of the other image serves this one
     drawn = heat_map.overlay(image, scores)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8

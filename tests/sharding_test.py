@@ -60,7 +60,6 @@ def test_an_open_mpi_that_does_not_say_where_to_meet():
 def initialized(monkeypatch):
     """What `jax.distributed.initialize` was called with, which does nothing."""
     monkeypatch.setattr(sharding.agreement, "watch", lambda seconds: None)
-    monkeypatch.setattr(sharding, "_introduce_devices", lambda: None)
     calls = []
     monkeypatch.setattr(
         jax.distributed, "initialize", lambda **args: calls.append(args)

@@ -69,13 +69,13 @@ def test_the_receptive_radius(arch, radius):
 
 def test_batches_of_large_images_are_small(encoder, monkeypatch):
     devices = jax.devices()[:1]
-    monkeypatch.setattr(extractor, "_PIXELS_PER_DEVICE", 3 * 64 * 64)
+    monkeypatch.setattr(extractor, "PIXELS_PER_DEVICE", 3 * 64 * 64)
     whole = Extractor(encoder, crops="whole", batch_size=8, devices=devices)
     sizes = []
-    embed_batch = whole._embed_batch
+    embed_batch = whole.embed_batch
     monkeypatch.setattr(
         whole,
-        "_embed_batch",
+        "embed_batch",
         lambda views: sizes.append(len(views)) or embed_batch(views),
     )
     views = [(i, whole.view(np.zeros((64, 64, 3), np.uint8))) for i in range(7)]

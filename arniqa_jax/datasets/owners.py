@@ -13,7 +13,7 @@ from arniqa_jax.datasets import labels, text_table
 from arniqa_jax.datasets.labels import Label
 
 # Folders of LIVE in the order of its MATLAB files, with their numbers of images.
-_LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
 # Distortions in CSIQ's workbook -> in its file names, in the order of `dst_idx`.
 _CSIQ_TYPES = {
     "noise": "AWGN",
@@ -42,7 +42,7 @@ def read_live(path: pathlib.Path) -> list[Label]:
     names = [str(_only(cell)) for cell in _mat_array(names_path, "refnames_all")]
     images = [
         (folder, f"img{number}.bmp")
-        for folder, count in _LIVE_FOLDERS.items()
+        for folder, count in LIVE_FOLDERS.items()
         for number in range(1, count + 1)
     ]
     if not len(dmos) == len(is_copy) == len(names) == len(images):
@@ -58,7 +58,7 @@ def read_live(path: pathlib.Path) -> list[Label]:
         )
         if not copy
     ]
-    for folder in _LIVE_FOLDERS:
+    for folder in LIVE_FOLDERS:
         _compare_with_info(path.parent, folder, rows)
     return rows
 

@@ -13,7 +13,7 @@ from arniqa_jax.inference.dataset_extractor import DatasetExtractor
 
 # With more images, t-SNE takes minutes and points cover each other.
 _IMAGES = 3000
-_STEPS = 1000  # steps of t-SNE
+STEPS = 1000  # steps of t-SNE
 _TITLES = {"tsne": "t-SNE", "umap": "UMAP"}
 
 
@@ -82,7 +82,7 @@ def _tsne(means_ND: np.ndarray, seed: int) -> np.ndarray:
         perplexity=perplexity,
         init="pca",
         learning_rate="auto",
-        max_iter=_STEPS,
+        max_iter=STEPS,
         random_state=seed,
     ).fit_transform(reduced)
 

@@ -34,7 +34,7 @@ from arniqa_jax.storage.files import write_atomically
 NAME = "index.html"
 # Maximum number of points in a plot. More points cover each other and make the page
 # slow.
-_POINTS = 5000
+MAX_POINTS = 5000
 _SHOWN = 16  # number of images in a grid
 _COLOR = "#1f77b4"
 
@@ -199,9 +199,9 @@ def _fit(predictions, scores) -> list[list[float]]:
 
 
 def _scatter(section, x, y, indices, *, title, axes, line, seed) -> dict:
-    """Return a plot of at most `_POINTS` points, including those of the grids."""
+    """Return a plot of at most `MAX_POINTS` points, including those of the grids."""
     in_grids = [index for _, images in section.grids for index in images]
-    kept = set(thumbnails.choose(in_grids, indices, _POINTS, seed))
+    kept = set(thumbnails.choose(in_grids, indices, MAX_POINTS, seed))
     points = [
         [float(px), float(py), int(index), 0, 0.55]
         for px, py, index in zip(x, y, indices, strict=True)

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.linalg
 
 # Number of rows converted to float64 at once: 128 MiB at D = 4096.
-_BLOCK_ROWS = 4096
+BLOCK_ROWS = 4096
 # Bandwidth of B: wide enough that matrix products run at full speed, narrow enough that
 # a banded solve is cheap.
 _BANDWIDTH = 96
@@ -56,8 +56,8 @@ def fit_path(x_ND, y_N, alphas_A) -> tuple[np.ndarray, np.ndarray]:
             f"expected x (N, D) and y (N,), found {np.shape(x_ND)} and {np.shape(y_N)}"
         )
     if len(x_ND) >= x_ND.shape[1]:
-        starts = range(0, len(x_ND), _BLOCK_ROWS)
-        blocks = ((x_ND[i : i + _BLOCK_ROWS], y_N[i : i + _BLOCK_ROWS]) for i in starts)
+        starts = range(0, len(x_ND), BLOCK_ROWS)
+        blocks = ((x_ND[i : i + BLOCK_ROWS], y_N[i : i + BLOCK_ROWS]) for i in starts)
         return Moments.of(blocks).fit_path(alphas_A)
     return _fit_dual(
         np.asarray(x_ND, np.float64), np.asarray(y_N, np.float64), alphas_A

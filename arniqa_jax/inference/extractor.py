@@ -23,10 +23,10 @@ from arniqa_jax.inference.preprocessing import View
 # CPU, and they delay the first result.
 _IMAGES_PER_DEVICE = {"cpu": 1, "gpu": 32, "tpu": 32}
 # The maximum number of batches of images that wait for more images of the same size.
-_WAITING_BATCHES = 16
+WAITING_BATCHES = 16
 # Whole images: at most this many pixels per batch and device, as many as those of the
 # crops above. Larger batches have fewer images.
-_PIXELS_PER_DEVICE = 2**24
+PIXELS_PER_DEVICE = 2**24
 # Whole images: the maximum number of bytes that wait.
 _WAITING_BYTES = 2**28
 # Each size of a whole image compiles a program. At most this many programs are kept.
@@ -140,12 +140,12 @@ class Extractor:
         computing: collections.deque = collections.deque()
         emitted = 0
         at_a_time = self._batches_at_a_time()
-        waiting = (_WAITING_BATCHES + at_a_time) * self.batch_size
+        waiting = (WAITING_BATCHES + at_a_time) * self.batch_size
         pool = ThreadPoolExecutor(at_a_time, thread_name_prefix="embed")
 
         def start(group: list) -> None:
             scales = [view for _, _, view in group]
-            computing.append((group, pool.submit(self._embed_batch, scales)))
+            computing.append((group, pool.submit(self.embed_batch, scales)))
 
         def in_order(still_computing: int) -> Iterator:
             nonlocal emitted
@@ -199,7 +199,7 @@ class Extractor:
             return self.batch_size
         height, width = shape[2:4]
         devices = self._mesh.size
-        fitting = devices * max(1, _PIXELS_PER_DEVICE // (height * width))
+        fitting = devices * max(1, PIXELS_PER_DEVICE // (height * width))
         return min(self.batch_size, fitting)
 
     def _many_bytes(self, groups: dict[tuple[int, ...], list]) -> bool:
@@ -208,7 +208,7 @@ class Extractor:
         sizes = (len(group) * np.prod(shape) for shape, group in groups.items())
         return sum(sizes) > _WAITING_BYTES
 
-    def _embed_batch(self, views: list[View]) -> np.ndarray:
+    def embed_batch(self, views: list[View]) -> np.ndarray:
         """Return features (B, C, D) of views of one size, at most one batch."""
         outputs = []
         images = self._images_in_batch(views[0][0].shape)

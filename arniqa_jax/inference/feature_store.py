@@ -27,7 +27,7 @@ from arniqa_jax.storage import locks
 from arniqa_jax.storage.files import write_atomically
 
 # Seconds between two flushes of the array to disk, at least.
-_SECONDS_BETWEEN_FLUSHES = 10.0
+SECONDS_BETWEEN_FLUSHES = 10.0
 _ARRAY, _DONE, _LOCK, _PARTIAL = "features.npy", "done", "lock", ".partial"
 
 
@@ -87,7 +87,7 @@ class Writer:
         if self._writes:
             self._array[self.done : self.done + len(values_BCD)] = values_BCD
         self.done += len(values_BCD)
-        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+        if time.monotonic() - self._flushed > SECONDS_BETWEEN_FLUSHES:
             self._flush()
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 # the error in the logits would be ten times that of the product.
 _PRECISION = jax.lax.Precision.HIGHEST
 # Maximum size of a block of similarities; a few arrays have this size.
-_BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 32 * 2**20
 
 
 class Contrast(NamedTuple):
@@ -179,8 +179,8 @@ def _row_indices(z_RD: jax.Array, axis: str | None) -> jax.Array:
 
 
 def _by_blocks(row: Callable, rows: tuple[jax.Array, ...], columns: int):
-    """Return `row` mapped over the rows, in blocks of at most `_BLOCK_BYTES`."""
-    block = max(1, _BLOCK_BYTES // (4 * columns))
+    """Return `row` mapped over the rows, in blocks of at most `BLOCK_BYTES`."""
+    block = max(1, BLOCK_BYTES // (4 * columns))
     if block >= len(rows[0]):
         return jax.vmap(row)(*rows)
     return jax.lax.map(lambda one: row(*one), rows, batch_size=block)

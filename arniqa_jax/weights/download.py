@@ -22,12 +22,12 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.storage.files import write_atomically
 
-_ATTEMPTS = 5
+ATTEMPTS = 5
 # Seconds to wait after the first failed attempt; each further wait is twice as long.
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 60.0
 # Seconds without a byte after which a connection counts as stalled.
-_STALLED = 30.0
+STALL_SECONDS = 30.0
 _BLOCK = 1 << 20
 _ZIP = b"PK\x03\x04"  # the first bytes of a PyTorch archive
 # HTTP codes below 500 that are temporary: time-out, too early, too many requests.
@@ -67,7 +67,7 @@ def fetch(
     expected = pin or _noted_pin(path)
     limit = expected.size if expected else limit
     partial = path.with_name(path.name + ".partial")
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         try:
             _download(address, partial, limit)
             break
@@ -120,7 +120,7 @@ def pin_of(path: pathlib.Path) -> Pin:
 
 def _seconds_to_wait(error: Exception, attempt: int) -> float | None:
     """Return the seconds to wait before the next attempt; None to give up."""
-    if attempt + 1 == _ATTEMPTS:
+    if attempt + 1 == ATTEMPTS:
         return None
     wait = _FIRST_WAIT * 2**attempt
     if isinstance(error, urllib.error.HTTPError):
@@ -142,7 +142,7 @@ def _download(address: str, partial: pathlib.Path, limit: int) -> None:
         request.add_header("Range", f"bytes={done}-")
         request.add_header("If-Range", mark.read_text())
     try:
-        answer = urllib.request.urlopen(request, timeout=_STALLED)
+        answer = urllib.request.urlopen(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the partial file is longer than the file: start over
             error.close()
