@@ -33,7 +33,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from arniqa_jax import config_files, errors
-from arniqa_jax.storage import cache
+from arniqa_jax.storage import bucket_errors, cache
 from arniqa_jax.version import __version__
 
 # Exit codes; sysexits.h defines 75 as "temporary failure, try again".
@@ -271,6 +271,11 @@ def _prepare_environment() -> None:
     # Orbax logs about ten lines per save. If a save fails, it also logs warnings and
     # tracebacks of its background tasks, in addition to the error that it raises.
     handler.addFilter(lambda record: _ORBAX not in record.pathname)
+    # At this level gcsfs says that it repeats a request, which the filter keeps.
+    py_logging.getLogger("gcsfs").setLevel(py_logging.DEBUG)
+    handler.addFilter(bucket_errors.only_repetitions)
+    # Other processes write to a bucket too, so a listing must not be kept.
+    os.environ.setdefault("FSSPEC_GCS", '{"use_listings_cache": false}')
     # Pillow warns of oddities of an image that is decoded nevertheless.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # JAX reads this on import. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.

@@ -19,7 +19,8 @@ CONFIG = command.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Directory of the run. Without a run, give --model and any directory to write to.",
+    "Directory of the run, maybe gs://BUCKET/RUN. Without a run, give --model and any "
+    "directory to write to.",
     flag_values=FLAGS,
 )
 MODEL = flags.DEFINE_string(

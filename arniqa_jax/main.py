@@ -14,7 +14,10 @@ from arniqa_jax import command, errors
 FLAGS = flags.FlagValues()
 CONFIG = command.define_config(FLAGS)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; created if missing.", flag_values=FLAGS
+    "workdir",
+    None,
+    "Directory of the run, created if missing; may be gs://BUCKET/RUN.",
+    flag_values=FLAGS,
 )
 PROCESSES = command.ProcessFlags(FLAGS)
 

@@ -31,6 +31,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from arniqa_jax.storage import buckets
 from arniqa_jax.training import metrics_log
 from arniqa_jax.weights import encoders
 
@@ -197,14 +198,23 @@ def _last_checkpoint(run: pathlib.Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def outcome(run: pathlib.Path) -> tuple[dict[str, bytes], list[dict]]:
-    """Return the final variables as bytes, and `metrics.jsonl` without times."""
+def outcome(run: pathlib.Path | str) -> tuple[dict[str, bytes], list[dict]]:
+    """Return the final variables as bytes, and `metrics.jsonl` without times.
+
+    Args:
+      run: the run directory; a URL in a bucket.
+    """
     variables = encoders.load(run, "last").variables
     stored = {
         jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
     }
-    lines = metrics_log.read(run / "metrics.jsonl")
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = pathlib.Path(run) / "metrics.jsonl"
+        if buckets.is_url(run):
+            metrics = pathlib.Path(folder) / "metrics.jsonl"
+            buckets.download(f"{run}/metrics.jsonl", metrics)
+        lines = metrics_log.read(metrics)
     timing = set(metrics_log.TIMING_FIELDS)
     return stored, [{k: line[k] for k in line.keys() - timing} for line in lines]
 

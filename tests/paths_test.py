@@ -8,21 +8,25 @@ from arniqa_jax.evaluation import loading
 from arniqa_jax.storage import files, workdir
 from arniqa_jax.weights import encoders
 
+_EVERYWHERE = ["s3://bucket/run", "gs:/bucket"]
+_LOCAL = [
+    lambda url: files.local_path(url, "--output"),
+    photos.open_photos,
+    lambda url: photos.open_photos(url, "tfds:kadis700k"),
+    lambda url: kadis700k.write("KADIS700", url),
+    lambda url: loading.load_benchmarks("kadid10k", url),
+    lambda url: loading.load_benchmarks(f"csv:{url}", ""),
+]
+
 
 @pytest.mark.parametrize(
-    "use",
+    ("use", "url"),
     [
-        lambda url: files.local_path(url, "--output"),
-        workdir.Workdir,
-        encoders.load,
-        photos.open_photos,
-        lambda url: photos.open_photos(url, "tfds:kadis700k"),
-        lambda url: kadis700k.write("KADIS700", url),
-        lambda url: loading.load_benchmarks("kadid10k", url),
-        lambda url: loading.load_benchmarks(f"csv:{url}", ""),
+        *((use, url) for use in _LOCAL for url in ("gs://bucket/run", *_EVERYWHERE)),
+        *((workdir.Workdir, url) for url in _EVERYWHERE),
+        *((encoders.load, url) for url in _EVERYWHERE),
     ],
 )
-@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket"])
 def test_a_bucket_is_refused_and_no_directory_is_made(use, url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.UsageError, match="expected a local path") as raised:

@@ -1,15 +1,18 @@
 """The work of the evaluate command: one evaluation, or the comparison of two."""
 
 import pathlib
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
 
 from arniqa_jax.datasets.csv_table import TableFormat
+from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.distributed import agreement
 from arniqa_jax.evaluation import comparison, loading, protocol, regressors, report
 from arniqa_jax.evaluation import results as result_files
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
+from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.storage.workdir import Workdir
 from arniqa_jax.weights import encoders, evaluated, model_directory, places
 
@@ -46,6 +49,26 @@ def evaluate(
         regressors.check_names([b.name for b in benchmarks], of_model)
     encoder = encoders.load(model, checkpoint)
     place = Workdir(workdir)
+    with place.synced():
+        for results, directory in _evaluate(config, encoder, benchmarks, place, model):
+            if jax.process_index() == 0 and adds:
+                # The regressors are part of the model when it is passed on.
+                write = regressors.write_all if replace else regressors.write_missing
+                for name in write(results, of_model):
+                    print(f"regressor {name} written to {model}")
+            if jax.process_index() == 0:
+                print(f"written to {place.shown(directory)}, see index.html")
+    agreement.wait_for_all("the evaluation is written")
+
+
+def _evaluate(
+    config: ConfigDict,
+    encoder: Encoder,
+    benchmarks: list[Benchmark],
+    place: Workdir,
+    model: str,
+) -> Iterator[tuple[result_files.Results, pathlib.Path]]:
+    """Yield the results in each mode, and the directory to which they are written."""
     writes = jax.process_index() == 0
     options = {
         "cache_dir": place.features,
@@ -79,14 +102,7 @@ def evaluate(
             from arniqa_jax.evaluation import page
 
             page.write(results, benchmarks, manifolds, directory)
-        if writes and adds:
-            # The regressors are part of the model when it is passed on.
-            write = regressors.write_all if replace else regressors.write_missing
-            for name in write(results, of_model):
-                print(f"regressor {name} written to {model}")
-        if writes:
-            print(f"written to {directory}, see index.html")
-    agreement.wait_for_all("the evaluation is written")
+        yield results, directory
 
 
 def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> None:
@@ -106,17 +122,19 @@ def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> N
     from arniqa_jax.evaluation import page
 
     names = map(report.short_name, (results_a, results_b))
-    directory = Workdir(workdir).results / "-".join(["comparison", *names])
-    report.write_comparison(results_a, results_b, directory)
-    benchmarks = []
-    if config is not None:
-        from arniqa_jax.evaluation import gmad
+    place = Workdir(workdir)
+    directory = place.results / "-".join(["comparison", *names])
+    with place.synced():
+        report.write_comparison(results_a, results_b, directory)
+        benchmarks = []
+        if config is not None:
+            from arniqa_jax.evaluation import gmad
 
-        benchmarks = _open_benchmarks(config)
-        gmad.write(results_a, results_b, benchmarks, directory)
-    differences = comparison.compare(results_a, results_b)
-    page.write_comparison(results_a, results_b, differences, benchmarks, directory)
-    print(f"written to {directory}, see {page.NAME}")
+            benchmarks = _open_benchmarks(config)
+            gmad.write(results_a, results_b, benchmarks, directory)
+        differences = comparison.compare(results_a, results_b)
+        page.write_comparison(results_a, results_b, differences, benchmarks, directory)
+    print(f"written to {place.shown(directory)}, see {page.NAME}")
 
 
 def _open_benchmarks(config: ConfigDict) -> list:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.storage import files
+from arniqa_jax.storage import bucket_errors, files
 
 # The package that fsspec needs for a scheme, and our extra that installs it.
 _EXTRAS = {
@@ -34,7 +34,6 @@ _EXTRAS = {
 }
 # Seconds before an operation is repeated, after the packages have given up.
 _PAUSES = (1.0, 5.0, 20.0, 60.0)
-_TRANSIENT_CODES = frozenset({408, 429, *range(500, 505)})
 _THREADS = 8  # of an upload or download of many files
 
 Result = TypeVar("Result")
@@ -93,7 +92,7 @@ def check(url: str, *, deadline: float = 20.0) -> None:
             f"{bucket}: there is no such bucket; create it, or correct the URL"
         ) from error
     if error is not None:
-        raise translate(url, error) from error
+        raise bucket_errors.translate(url, error) from error
 
 
 def list_urls(url: str) -> Iterator[str]:
@@ -111,10 +110,10 @@ def list_urls(url: str) -> Iterator[str]:
     if prefix in ("http", "https"):
         found = [url]  # web servers do not list files; `?` is part of an address
     elif any(character in path for character in "*?["):
-        found = _retried(url, lambda: sorted(system.glob(path)))
+        found = retried(url, lambda: sorted(system.glob(path)))
         found = [f"{prefix}://{one.lstrip('/')}" for one in found]
-    elif _retried(url, lambda: system.isdir(path)):
-        found = _retried(url, lambda: sorted(system.find(path)))
+    elif retried(url, lambda: system.isdir(path)):
+        found = retried(url, lambda: sorted(system.find(path)))
         found = [f"{prefix}://{one.lstrip('/')}" for one in found]
     else:
         found = [url]
@@ -128,7 +127,7 @@ def find(url: str) -> dict[str, int]:
       BucketError: it cannot be listed. A directory without files is empty instead.
     """
     system, path = open_system(url)
-    found = _retried(url, lambda: system.find(path, detail=True))
+    found = retried(url, lambda: system.find(path, detail=True))
     root = path.strip("/") + "/"
     return {
         name.strip("/").removeprefix(root): details["size"]
@@ -147,7 +146,7 @@ def exists(url: str) -> bool:
         except FileNotFoundError:
             return False
 
-    return _retried(url, look)
+    return retried(url, look)
 
 
 def read(url: str) -> bytes:
@@ -157,7 +156,7 @@ def read(url: str) -> bytes:
       BucketError: it cannot be read; the message begins with the URL.
     """
     system, path = open_system(url)
-    return _retried(url, lambda: system.cat_file(path))
+    return retried(url, lambda: system.cat_file(path))
 
 
 def write(url: str, content: bytes | str) -> None:
@@ -168,7 +167,7 @@ def write(url: str, content: bytes | str) -> None:
     """
     system, path = open_system(url)
     data = content.encode() if isinstance(content, str) else content
-    _retried(url, lambda: system.pipe_file(path, data), "unwritable")
+    retried(url, lambda: system.pipe_file(path, data), "unwritable")
 
 
 def delete(url: str) -> None:
@@ -185,7 +184,7 @@ def delete(url: str) -> None:
         except FileNotFoundError:
             return
 
-    _retried(url, remove, "not removable")
+    retried(url, remove, "not removable")
 
 
 def upload(path: pathlib.Path, url: str) -> None:
@@ -244,9 +243,9 @@ def open_binary(path: str) -> BinaryIO:
         try:
             return pathlib.Path(path).open("rb")
         except (OSError, ValueError) as error:
-            raise translate(path, error) from error
+            raise bucket_errors.translate(path, error) from error
     system, inside = open_system(path)
-    return _retried(path, lambda: system.open(inside, "rb"))
+    return retried(path, lambda: system.open(inside, "rb"))
 
 
 def open_system(url: str) -> tuple[Any, str]:
@@ -271,60 +270,12 @@ def open_system(url: str) -> tuple[Any, str]:
             f"{url} needs {package}, which is not installed: {install}"
         ) from error
     except ValueError as error:  # no such scheme
-        raise errors.UsageError(f"{url}: {_one_line(error)}") from error
+        raise errors.UsageError(f"{url}: {bucket_errors.one_line(error)}") from error
     except Exception as error:  # the credentials cannot be read
-        raise translate(url, error) from error
+        raise bucket_errors.translate(url, error) from error
 
 
-def translate(
-    url: str, error: BaseException, state: str = "unreadable"
-) -> errors.ArniqaError:
-    """Return a one-line error; the packages raise errors of many types.
-
-    Args:
-      url: what was read or written.
-      error: raised by fsspec, gcsfs, google-auth, s3fs, botocore or aiohttp.
-      state: what the URL is because of it.
-    """
-    if isinstance(error, errors.ArniqaError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        reason = "there is no such file"
-    elif _is_forbidden(error):
-        reason = (
-            "permission denied; give this account the right to list, read, write and "
-            f"delete objects of the bucket ({_one_line(error)})"
-        )
-    else:
-        reason = _one_line(error)
-    return errors.BucketError(f"{url}: {state}: {reason}")
-
-
-def _is_forbidden(error: BaseException) -> bool:
-    code = getattr(error, "code", None) or getattr(error, "status", None)
-    return (
-        isinstance(error, PermissionError)
-        or str(code) in ("401", "403")
-        or str(error).startswith("Forbidden:")  # gcsfs raises OSError with this text
-    )
-
-
-def is_transient(error: BaseException) -> bool:
-    """Return whether an operation that failed may succeed if it is repeated."""
-    code = getattr(error, "code", None) or getattr(error, "status", None)
-    if code is not None and str(code).isdecimal():
-        return int(code) in _TRANSIENT_CODES
-    # The packages are not imported here, because they may not be installed.
-    if any(kind.__module__.startswith("aiohttp.") for kind in type(error).__mro__):
-        return not type(error).__name__.startswith("ClientConnector")
-    return isinstance(error, TimeoutError | ConnectionError) or any(
-        kind.__module__.startswith(("requests.exceptions", "urllib3.exceptions"))
-        or kind.__name__ in ("TransportError", "EndpointConnectionError")
-        for kind in type(error).__mro__
-    )
-
-
-def _retried(
+def retried(
     url: str, operation: Callable[[], Result], state: str = "unreadable"
 ) -> Result:
     """Return the result of an operation, repeated after transient errors.
@@ -336,10 +287,13 @@ def _retried(
         try:
             return operation()
         except Exception as error:
-            if pause is None or not is_transient(error):
-                raise translate(url, error, state) from error
+            if pause is None or not bucket_errors.is_transient(error):
+                raise bucket_errors.translate(url, error, state) from error
             logging.warning(
-                "%s: %s; trying again in %g s", url, _one_line(error), pause
+                "%s: %s; trying again in %g s",
+                url,
+                bucket_errors.one_line(error),
+                pause,
             )
             time.sleep(pause)
     raise AssertionError("not reached")
@@ -368,10 +322,6 @@ def _in_threads(action: Callable[[str], None], names: Iterable[str]) -> None:
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(action, names):
             pass
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def name(url: str) -> str:

@@ -5,24 +5,33 @@ A checkpoint is a directory `checkpoints/STEP` with two parts: `model` (`params`
 writes a checkpoint under another name and renames it when it is complete. So a killed
 process never leaves an incomplete directory that looks like a checkpoint. For the same
 reason, a checkpoint is renamed before it is removed.
+
+A directory may also be the URL of a bucket. There Orbax writes the file
+`commit_success.txt` last, and a directory without it is no checkpoint. So this file is
+removed first.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
 import tensorstore as ts
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from arniqa_jax import errors
+from arniqa_jax.storage import bucket_errors, buckets
 
 # The type of `training.train_step.TrainState`, which scoring does not import.
 State = TypeVar("State")
 
+_COMMITTED = "commit_success.txt"  # Orbax's last file of a checkpoint in a bucket
 _REMOVED = ".removed"  # suffix of a former checkpoint that is being removed
 _PACKAGES = ("arniqa_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -34,13 +43,13 @@ class Checkpoints:
         """Open the directory, and remove what killed processes have left in it.
 
         Args:
-          directory: `checkpoints/` of a workdir, created if missing.
+          directory: `checkpoints/` of a workdir, created if missing; maybe a URL.
           config: stored with each checkpoint, together with the versions of libraries.
         """
-        self._directory = pathlib.Path(directory)
+        self._directory = _path(directory)
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         self._metadata = {"config": config, "versions": versions}
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not buckets.is_url(directory):
             for half in self._directory.glob(f"*{_REMOVED}"):
                 shutil.rmtree(half)
         self._checkpointer = ocp.training.Checkpointer(
@@ -71,7 +80,7 @@ class Checkpoints:
           CheckpointError: this or the previous checkpoint could not be written.
         """
         self.wait()
-        try:
+        with self._writing():
             self._checkpointer.save_checkpointables_async(
                 int(state.step),
                 {
@@ -85,8 +94,6 @@ class Checkpoints:
                 metrics=None if srcc is None else {"srcc": srcc},
                 custom_metadata=self._metadata,
             )
-        except (OSError, ValueError) as error:
-            raise self._not_written(error) from error
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on disk, then remove old checkpoints.
@@ -95,11 +102,9 @@ class Checkpoints:
           CheckpointError: the last checkpoint could not be written; the one before is
             intact.
         """
-        try:
+        with self._writing():
             self._checkpointer.wait()
             self._remove_old()
-        except (OSError, ValueError) as error:
-            raise self._not_written(error) from error
 
     def restore(self, step: int, like: State, sharding: jax.sharding.Sharding) -> State:
         """Return the state that a checkpoint contains.
@@ -128,10 +133,8 @@ class Checkpoints:
         Raises:
           CheckpointError: the last checkpoint could not be written.
         """
-        try:
+        with self._writing():
             self._checkpointer.close()
-        except (OSError, ValueError) as error:
-            raise self._not_written(error) from error
 
     def _remove_old(self) -> None:
         """Remove all checkpoints except the last two and the best."""
@@ -140,7 +143,12 @@ class Checkpoints:
         steps = [c.step for c in self._checkpointer.checkpoints]
         for step in set(steps[:-2]) - {self.best}:
             path = self._directory / str(step)
-            if path.exists():
+            if not path.exists():
+                continue
+            if buckets.is_url(str(path)):
+                buckets.delete(str(path / _COMMITTED))
+                buckets.delete(str(path))
+            else:
                 # Orbax would remove the directory in place. If it were killed
                 # meanwhile, it would leave a directory that looks like a checkpoint but
                 # lacks files.
@@ -148,12 +156,25 @@ class Checkpoints:
                 path.rename(aside)
                 shutil.rmtree(aside)
 
-    def _not_written(self, error: Exception) -> errors.CheckpointError:
-        return errors.CheckpointError(
-            f"a checkpoint could not be written to {self._directory}: "
-            f"{_reason(error)}. Free some space or fix the permissions, and run the "
-            f"same command again: it resumes at step {self.latest or 0}"
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not _is_of_storage(error):
+                raise
+            raise errors.CheckpointError(
+                f"a checkpoint could not be written to {self._directory}: "
+                f"{_reason(error)}. Free some space or fix the permissions, and run "
+                f"the same command again: it resumes at step {self.latest or 0}"
+            ) from error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Return whether the disk, the bucket or its content is the cause of an error."""
+    return isinstance(error, OSError | ValueError) or bucket_errors.is_of_a_bucket(
+        error
+    )
 
 
 def find(directory: os.PathLike, which: str) -> int:
@@ -162,13 +183,13 @@ def find(directory: os.PathLike, which: str) -> int:
     The run may be in progress.
 
     Args:
-      directory: `checkpoints/` of the workdir.
+      directory: `checkpoints/` of the workdir; maybe a URL.
       which: `best`, `last` or a step.
 
     Raises:
       CheckpointError: there is no checkpoint, or not the one asked for.
     """
-    directory = pathlib.Path(directory)
+    directory = _path(directory)
     if not directory.is_dir():
         raise errors.CheckpointError(
             f"{directory} does not exist: the run has no checkpoint yet"
@@ -215,7 +236,7 @@ def load_variables(
     """Return `params` and `batch_stats` of one checkpoint, on the first device.
 
     Args:
-      directory: `checkpoints/STEP`.
+      directory: `checkpoints/STEP`; maybe a URL.
       like: the expected shapes and dtypes; None if the caller compares a checksum
         instead.
 
@@ -223,7 +244,14 @@ def load_variables(
       CheckpointError: the checkpoint is missing, damaged, or of another model.
     """
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return _load(pathlib.Path(directory), {"model": like}, one_device)["model"]
+    return _load(_path(directory), {"model": like}, one_device)["model"]
+
+
+def _path(directory: os.PathLike | str) -> pathlib.Path | epath.Path:
+    """Return a path object; `pathlib` would take a URL for a local path."""
+    return (
+        epath.Path(directory) if buckets.is_url(directory) else pathlib.Path(directory)
+    )
 
 
 def _best(checkpointer: ocp.training.Checkpointer) -> int | None:
@@ -245,8 +273,10 @@ def _load(
     like: dict[str, Any],
     sharding: jax.sharding.Sharding,
 ) -> dict[str, Any]:
-    # Orbax silently finds no metadata if the path is relative.
-    directory = directory.absolute()
+    # Orbax silently finds no metadata if the path is relative. A URL is never made
+    # absolute, because the result would be a local path.
+    if not buckets.is_url(str(directory)):
+        directory = directory.absolute()
     try:
         for part in like:
             _read_every_array(directory / part)
@@ -258,7 +288,9 @@ def _load(
         _compare(stored["model"], like["model"])
         wanted = {part: _with_sharding(tree, sharding) for part, tree in like.items()}
         return ocp.load_checkpointables(directory, wanted)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        if not isinstance(error, KeyError) and not _is_of_storage(error):
+            raise
         raise errors.CheckpointError(
             f"{directory} cannot be read as a checkpoint of this model: "
             f"{_reason(error)}. Give a complete checkpoint of the same architecture, "
@@ -275,7 +307,12 @@ def _read_every_array(part: pathlib.Path) -> None:
     """
     if not part.is_dir():
         return  # the caller names the parts that are missing
-    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{part}/"}}
+    if buckets.is_url(str(part)):
+        bucket, _, path = str(part).removeprefix("gs://").partition("/")
+        base = {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
+    else:
+        base = {"driver": "file", "path": f"{part}/"}
+    store = {"driver": "ocdbt", "base": base}
     try:
         for key in ts.KvStore.open(store).result().list().result():
             path, _, name = key.decode().rpartition("/")

@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
 
     Args:
       config: the tree of `configs/pretrain.py`.
-      workdir_path: directory of the run.
+      workdir_path: directory of the run; may be `gs://BUCKET/RUN`.
 
     Returns:
       The exit code: 0 if the run is complete, or the code of a requested stop.
@@ -60,6 +60,8 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(agreement.reporting_lost_process())
         agreement.on_first_process(lambda: stack.enter_context(workdir.lock()))
+        if jax.process_index() > 0:
+            workdir.fetch()
         mesh = sharding.make_mesh()
         sharding.check_batch_size(
             config.train.batch_size, mesh, config.train.accumulation
@@ -151,9 +153,9 @@ class _Run:
                 logging.info(
                     "%s is finished at step %d: nothing is left to do. Its tables are "
                     "in %s; for more steps raise train.steps or train.epochs",
-                    self._workdir.path,
+                    self._workdir.location,
                     start,
-                    self._workdir.results,
+                    self._workdir.shown(self._workdir.results),
                 )
                 return 0
             if self._writes:
@@ -226,6 +228,7 @@ class _Run:
                 srcc = self._validate(state, step) if evaluate else None
                 if save:
                     with self._log.measuring("checkpoint_seconds"):
+                        self._upload()
                         self._checkpoints.save(state, srcc=srcc)
                 if evaluate or save:
                     self._clock = time.monotonic()
@@ -295,6 +298,12 @@ class _Run:
             metrics |= {**self._throughput.of(seconds), "data_wait": pending.data_wait}
             self._log.step(pending.step, metrics)
 
+    def _upload(self) -> None:
+        """Upload the metrics to a bucket, before the checkpoint of their last step."""
+        if self._writes:
+            self._log.flush()
+            self._workdir.upload()
+
     def _draw(self, step: int, preview: train_step.Preview) -> None:
         """Write the picture of this process's first pairs."""
         if self._writes:
@@ -336,7 +345,7 @@ class _Run:
         for checkpoint in ["untrained"] * random + ["best"]:
             with self._log.measuring("evaluation_seconds"):
                 evaluated = protocol.evaluate(
-                    encoders.load(self._workdir.path, checkpoint),
+                    encoders.load(self._workdir.location, checkpoint),
                     self._benchmarks(),
                     cache_dir=self._workdir.features,
                     crops=self._config.evaluation.crops,
@@ -361,7 +370,7 @@ class _Run:
                 chance,
             )
             self._log.tables(self._plan.total, report.csv_tables(evaluated))
-            print(f"\nwritten to {self._workdir.path}: results/, pictures/")
+            print(f"\nwritten to {self._workdir.location}: results/, pictures/")
         srcc = {d.name: d.figures["srcc"].median for d in evaluated.datasets}
         self._log.evaluation(self._plan.total, "test", srcc)
         agreement.wait_for_all("the run is written")

@@ -160,6 +160,11 @@ class MetricsLog:
         """Leave the progress bar in its last state; others can print below it."""
         self._bar.close()
 
+    def flush(self) -> None:
+        """Write everything to the files, which may be uploaded then."""
+        for writer in self._writers:
+            writer.flush()
+
     def close(self) -> None:
         """Close the progress bar and all writers."""
         self.end_progress()
@@ -216,6 +221,10 @@ class _TensorBoard:
     def write(self, line: dict) -> None:
         for name, value in _scalars(line).items():
             self._writer.add_scalar(name, value, line["step"])
+
+    def flush(self) -> None:
+        if "_writer" in self.__dict__:
+            self._writer.flush()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:

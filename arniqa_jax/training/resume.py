@@ -83,8 +83,9 @@ def _compare_fields(workdir: Workdir, old: ConfigDict, new: ConfigDict) -> None:
     ]
     if differing:
         raise errors.UsageError(
-            f"{workdir.path} holds a run of another config: {'; '.join(differing)}. "
-            "Set these fields back, or choose another --workdir"
+            f"{workdir.location} holds a run of another config: "
+            f"{'; '.join(differing)}. Set these fields back, or choose another "
+            "--workdir"
         )
 
 
@@ -106,7 +107,7 @@ def _compare_lengths(
     wanted = plans.make_plan(new, old_count).total
     if wanted < before.total:
         raise errors.UsageError(
-            f"{workdir.path} holds a run of {before.total} steps, and train.steps="
+            f"{workdir.location} holds a run of {before.total} steps, and train.steps="
             f"{new.train.steps}, train.epochs={new.train.epochs} make it {wanted}: a "
             "run can be made longer, not shorter. Set these fields back, or choose "
             "another --workdir"

@@ -41,7 +41,7 @@ class WeightsAndBiases:
             project=project,
             dir=workdir.path,
             id=workdir.wandb_id.read_text().strip(),
-            name=workdir.path.name,
+            name=workdir.location.rsplit("/", 1)[-1],
             config=config,
             resume="allow",
         )

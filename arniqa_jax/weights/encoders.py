@@ -32,7 +32,8 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
     """Return the encoder of a run or of a model directory.
 
     Args:
-      path: a workdir, a model directory, or an address that `places.fetch` takes.
+      path: a workdir, also one in a bucket, a model directory, or an address that
+        `places.fetch` takes.
       checkpoint: of a run: `best` (by validation SRCC), `last`, a step, or
         `untrained`. Ignored for a model directory, which has one encoder.
 
@@ -40,6 +41,8 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
       CheckpointError: the run or the checkpoint does not exist, or is damaged.
       UsageError: the path is not local.
     """
+    if workdir.is_run_in_bucket(path):
+        return load_run(path, checkpoint)
     path = places.fetch(path)
     if model_directory.is_model_directory(path):
         return model_directory.read_encoder(path)
@@ -48,6 +51,19 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
         recorded = evaluated.find(path)
         if recorded is not None:
             return load(*recorded)
+    return load_run(path, checkpoint)
+
+
+def load_run(path: str | os.PathLike, checkpoint: str = "best") -> Encoder:
+    """Return the encoder of a run; nothing but the checkpoint is read from a bucket.
+
+    Args:
+      path: a workdir, or its URL.
+      checkpoint: `best` (by validation SRCC), `last`, a step, or `untrained`.
+
+    Raises:
+      CheckpointError: the run or the checkpoint does not exist, or is damaged.
+    """
     config = workdir.read_config(path)
     if checkpoint == "untrained":
         return untrained(config)
