@@ -7,6 +7,8 @@ With a single process these functions cost nothing.
 import contextlib
 import itertools
 import os
+import pathlib
+import secrets
 import sys
 import threading
 import time
@@ -39,6 +41,32 @@ def agree(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
+
+
+def least(value: int) -> int:
+    """Return the least value of all processes."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.asarray(value)).min())
+
+
+def share_files(directory: pathlib.Path) -> bool:
+    """Return whether all processes see the files that process 0 writes in a directory.
+
+    They do not if the directory is on the disk of each machine.
+    """
+    if jax.process_count() == 1:
+        return True
+    token = agree(secrets.randbits(31))
+    mark = directory / f".seen-{token}"
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    wait_for_all(f"mark {token}")
+    seen = bool(least(mark.exists()))
+    if jax.process_index() == 0:
+        mark.unlink()
+    return seen
 
 
 def on_first_process(action: Callable[[], object]) -> None:

@@ -3,7 +3,8 @@
 An extraction is a directory with one float32 array. While it is written, the directory
 has another name and also contains the number of images done so far, so that an
 interrupted extraction resumes there. With several processes, process 0 writes, and all
-processes read from the shared file system.
+processes read from the shared file system. If they share none, as on a pod whose run is
+in a bucket, each process has its own files.
 
 Shapes: N images of a dataset, R rows extracted, C crops (5 or 1), D features of a crop
 at both scales, A regressors.
@@ -38,7 +39,8 @@ def find(directory: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray | N
     damaged is removed, with a warning.
     """
     damaged = ""
-    if jax.process_index() == 0 and directory.is_dir():
+    shared = agreement.share_files(directory.parent)
+    if (jax.process_index() == 0 or not shared) and directory.is_dir():
         try:
             values = np.load(directory / _ARRAY, mmap_mode="r")
             if values.shape != shape or values.dtype != np.float32:
@@ -50,7 +52,8 @@ def find(directory: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray | N
                 "%s is damaged (%s): extracting it again", directory, damaged
             )
             shutil.rmtree(directory)
-    if not agreement.agree(directory.is_dir()):
+    agreed = agreement.agree if shared else agreement.least
+    if not agreed(directory.is_dir()):
         return None
     return np.load(directory / _ARRAY, mmap_mode="r")
 
@@ -69,7 +72,8 @@ class Writer:
         """Prepare an array (R, C, D) in a `directory` that does not exist yet."""
         self._final = directory
         self._shape = shape
-        self._writes = jax.process_index() == 0
+        self._shared = agreement.share_files(directory.parent)
+        self._writes = jax.process_index() == 0 or not self._shared
         self._lock = contextlib.ExitStack()
         self.done = 0
 
@@ -78,7 +82,8 @@ class Writer:
             self._final.parent.mkdir(parents=True, exist_ok=True)
             if not self._continue_another():
                 self._begin()
-        self.done = agreement.agree(self.done)
+        agreed = agreement.agree if self._shared else agreement.least
+        self.done = agreed(self.done)
         self._flushed = time.monotonic()
         return self
 
@@ -164,7 +169,8 @@ class Writer:
 
 def prune(cache_dir: pathlib.Path, keep: pathlib.Path) -> None:
     """Remove everything in `cache_dir` except the directory `keep`."""
-    if jax.process_index() or not cache_dir.is_dir():
+    shared = agreement.share_files(cache_dir)
+    if (jax.process_index() > 0 and shared) or not cache_dir.is_dir():
         return
     for entry in cache_dir.iterdir():
         if entry != keep:
