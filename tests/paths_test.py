@@ -1,4 +1,4 @@
-"""Paths of buckets are rejected wherever only local paths work."""
+"""URLs are rejected where they cannot be used, and no directory `gs:` is made."""
 
 import pytest
 
@@ -8,29 +8,29 @@ from arniqa_jax.evaluation import loading
 from arniqa_jax.storage import files, workdir
 from arniqa_jax.weights import encoders
 
-_EVERYWHERE = ["s3://bucket/run", "gs:/bucket"]
-_LOCAL = [
-    lambda url: files.local_path(url, "--output"),
-    photos.open_photos,
-    lambda url: photos.open_photos(url, "tfds:kadis700k"),
-    lambda url: kadis700k.write("KADIS700", url),
-    lambda url: loading.load_benchmarks("kadid10k", url),
-    lambda url: loading.load_benchmarks(f"csv:{url}", ""),
-]
+# What takes a path of some kind, and the kinds of paths that it cannot take.
+_ONE_SLASH = "gs:/bucket"
+_OF_S3 = "s3://bucket/run"
+_USES = {
+    "local_path": (lambda url: files.local_path(url, "--output"), ["gs://b/x", _OF_S3]),
+    "workdir": (workdir.Workdir, [_OF_S3, "https://host/run"]),
+    "model": (encoders.load, ["https://host/model"]),
+    "photos": (photos.open_photos, ["https://host/photos"]),
+    "tfds": (lambda url: photos.open_photos(url, "tfds:kadis700k"), ["https://h/x"]),
+    "kadis": (lambda url: kadis700k.write("KADIS700", url), ["gs://b/x", _OF_S3]),
+    "root": (lambda url: loading.load_benchmarks("kadid10k", url), ["https://host/x"]),
+    "csv": (lambda url: loading.load_benchmarks(f"csv:{url}", ""), ["https://host/x"]),
+}
 
 
 @pytest.mark.parametrize(
-    ("use", "url"),
-    [
-        *((use, url) for use in _LOCAL for url in ("gs://bucket/run", *_EVERYWHERE)),
-        *((workdir.Workdir, url) for url in _EVERYWHERE),
-        *((encoders.load, url) for url in _EVERYWHERE),
-    ],
+    ("name", "url"),
+    [(name, url) for name, (_, urls) in _USES.items() for url in [*urls, _ONE_SLASH]],
 )
-def test_a_bucket_is_refused_and_no_directory_is_made(use, url, tmp_path, monkeypatch):
+def test_a_url_is_refused_and_no_directory_is_made(name, url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.UsageError, match="expected a local path") as raised:
-        use(url)
+        _USES[name][0](url)
     assert url in str(raised.value)
     assert not list(tmp_path.iterdir())
 

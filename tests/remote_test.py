@@ -3,6 +3,7 @@
 import http.server
 import io
 import os
+import sys
 import tarfile
 import threading
 
@@ -106,7 +107,9 @@ def test_https(model, photos, capsys):
 
 
 def test_a_missing_package_and_an_unknown_scheme(model, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    # What an earlier test has imported.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     with pytest.raises(errors.ArniqaError, match=r"needs gcsfs.*arniqa_jax\[gcs\]"):
         run(model, "gs://bucket/a.png")
     with pytest.raises(errors.UsageError, match="nosuch://a"):

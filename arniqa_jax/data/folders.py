@@ -8,6 +8,8 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
+from arniqa_jax.storage.bucket_paths import BucketPath
+
 # Archives made on a Mac contain this folder, which holds no images.
 _LEFT_OUT = "__MACOSX"
 
@@ -32,7 +34,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == _LEFT_OUT
 
 
-def walk(folder: str | os.PathLike) -> Iterator[Entry]:
+def walk(folder: str | os.PathLike | BucketPath) -> Iterator[Entry]:
     """List everything below a folder, lazily, each folder in the order of its names.
 
     Links to files and folders are followed. The one exception is a link to a folder
@@ -41,11 +43,15 @@ def walk(folder: str | os.PathLike) -> Iterator[Entry]:
     A folder comes before what is in it.
 
     Args:
-      folder: where to start; it is not listed itself, except with a reason.
+      folder: where to start; it is not listed itself, except with a reason. In a
+        bucket there are no links.
 
     Yields:
       Files and folders. A folder that cannot be listed has a `reason`.
     """
+    if isinstance(folder, BucketPath):
+        yield from _walk_bucket(folder)
+        return
     root = os.fspath(folder)
     pending: list[tuple[Entry, frozenset]] = [(Entry(root, True), frozenset())]
     while pending:
@@ -66,6 +72,14 @@ def walk(folder: str | os.PathLike) -> Iterator[Entry]:
             yield entry
         above = above | {identity}
         pending += ((found, above) for found in reversed(inside))
+
+
+def _walk_bucket(folder: BucketPath) -> Iterator[Entry]:
+    for path in folder.iterdir():
+        if not is_hidden(path.name):
+            yield Entry(str(path), path.is_dir())
+            if path.is_dir():
+                yield from _walk_bucket(path)
 
 
 def _list(folder: str) -> list[Entry]:

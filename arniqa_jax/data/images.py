@@ -10,7 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from arniqa_jax.errors import ImageError
+from arniqa_jax.errors import BucketError, ImageError
+from arniqa_jax.storage import buckets
 
 MAX_PIXELS = 200_000_000
 
@@ -42,9 +43,9 @@ def decode_image(
     Of an animation, the first frame is decoded.
 
     Args:
-      file: a path, the encoded bytes or an open binary file.
+      file: a path, a URL, the encoded bytes or an open binary file.
       apply_orientation: whether to turn the image as its EXIF tag says.
-      name: the name of the image in an error; by default the path.
+      name: the name of the image in an error; by default the path or URL.
       opener: a function from a path or stream to a Pillow image; by default
         `open_image`.
       to_rgb: a function from the loaded image to uint8 (H, W, 3); by default the rules
@@ -56,10 +57,13 @@ def decode_image(
     Raises:
       ImageError: the file is empty, not an image, truncated, larger than `MAX_PIXELS`
         or unreadable; the message begins with the name.
+      ArniqaError: the package for this kind of URL is not installed.
     """
     if name is None:
         is_path = isinstance(file, str | os.PathLike)
         name = os.fspath(file) if is_path else getattr(file, "name", "image")
+    if buckets.is_url(file):
+        file = read_url(file)
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with (opener or open_image)(stream) as image:
@@ -71,6 +75,18 @@ def decode_image(
         # struct.error, IndexError ...). All become an ImageError, because one bad file
         # must not end a long run.
         raise ImageError(f"{name}: {_reason(error, stream)}") from error
+
+
+def read_url(url: str, read: Callable[[str], bytes] = buckets.read) -> bytes:
+    """Return the content of a file behind a URL, read by `read`.
+
+    Raises:
+      ImageError: it cannot be read; the message begins with the URL.
+    """
+    try:
+        return read(url)
+    except BucketError as error:
+        raise ImageError(str(error)) from error
 
 
 def from_pillow(

@@ -243,6 +243,7 @@ class _Loader:
         records, partners = plan["record"], plan["partner"]
         if self._pairing == "rolled":
             partners = _roll(records, partners)
+        self._request(records[self._rows], partners[self._rows])
         pairs = [
             self._load(int(records[row]), int(partners[row]), int(plan["seed"][row]))
             for row in range(len(records))[self._rows]
@@ -254,6 +255,16 @@ class _Loader:
             "record": np.array(used, np.int64),
             "skipped": np.array(skipped, np.int32),
         }
+
+    def _request(self, records: np.ndarray, partners: np.ndarray) -> None:
+        """Let the source begin to read the photographs of a batch, if it can."""
+        request = getattr(self._source, "request", None)
+        if request is None:
+            return
+        pairs = np.stack([records, partners], axis=-1)
+        wanted = pairs[:, :1] if self._pairing == "same" else pairs
+        wanted = dict.fromkeys(wanted.ravel().tolist())  # each once, in order
+        request([index for index in wanted if index not in self._cache])
 
     def _load(self, record: int, partner: int, seed: int):
         """Return crops (2 views, 2 scales, size, size, 3), records, skips of a pair."""

@@ -1,5 +1,7 @@
 """Access to photographs by index: folders, ArrayRecord, TFDS and built-in samples.
 
+All but the built-in ones may lie in a bucket.
+
 Every source returns uint8 RGB of shape (H, W, 3) with the EXIF orientation applied. It
 can be pickled for worker processes, and it opens its files lazily.
 """
@@ -11,17 +13,20 @@ import importlib
 import importlib.util
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
 
-from arniqa_jax.data import folders
-from arniqa_jax.data.images import decode_image, one_line
-from arniqa_jax.errors import DatasetError, ImageError, UsageError
+from arniqa_jax.data import folders, records
+from arniqa_jax.data.images import decode_image, read_url
+from arniqa_jax.data.read_ahead import ReadAhead
+from arniqa_jax.errors import DatasetError, UsageError
+from arniqa_jax.storage import buckets
 from arniqa_jax.storage.files import local_path
 
+_KADIS = "ref_imgs"  # the folder of the pristine photographs of KADIS-700k
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -38,13 +43,17 @@ class PhotoSource(Protocol):
         """Return the name of the photograph for messages, without reading it."""
         ...
 
+    # A source may also have `request(indices)`, which begins to read the photographs
+    # that are needed next.
+
 
 def open_photos(root: str, source: str = "auto") -> PhotoSource:
     """Return the photographs that a config names.
 
     Args:
-      root: a folder. For `array_record` it may also be one file. For `tfds:NAME` it is
-        the `data_dir`; if empty, TFDS's default.
+      root: a folder, on disk or in a bucket (`gs://`; `s3://` for image files). For
+        `array_record` it may also be one file. For `tfds:NAME` it is the `data_dir`; if
+        empty, TFDS's default.
       source: one of the five below.
 
     Sources:
@@ -58,13 +67,16 @@ def open_photos(root: str, source: str = "auto") -> PhotoSource:
     - `auto`: by what is under the root; `builtin` if the root is empty.
 
     Raises:
-      UsageError: the source is unknown or does not fit the root, or the root is not
-        a local path.
+      UsageError: the source is unknown or does not fit the root.
       DatasetError: the root has no photographs, or fewer than two.
+      BucketError: the bucket does not exist, is forbidden or does not answer.
     """
-    root = os.fspath(local_path(root, "data.root")) if root else ""
+    if root and not buckets.is_url(root):
+        root = os.fspath(local_path(root, "data.root"))
+    elif root:
+        buckets.check_listable(root, "data.root")
     if source.startswith("tfds:"):
-        photos = _open_tfds(source.removeprefix("tfds:"), root)
+        photos = records.open_tfds(source.removeprefix("tfds:"), root)
     elif source == "builtin" or (source == "auto" and not root):
         if root:
             raise UsageError(
@@ -101,32 +113,25 @@ class _Folder:
         return os.path.join(self.root, self.files[index])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Records:
-    """Encoded images of a data source.
+class _BucketFolder:
+    """Image files below a URL, whose files are requested ahead."""
 
-    If `feature` is set, the records are dictionaries and the image is under this key.
-    """
-
-    title: str
-    records: Sequence
-    feature: str | None = None
+    def __init__(self, root: str, files: tuple[str, ...]):
+        self._root, self._files, self._ahead = root, files, ReadAhead()
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        try:
-            record = self.records[index]
-        except (OSError, RuntimeError, ValueError) as error:
-            # ArrayRecord raises these errors for a damaged chunk.
-            reason = one_line(error)
-            raise ImageError(f"{self.name(index)}: unreadable: {reason}") from error
-        data = record[self.feature] if self.feature else record
-        return decode_image(data, apply_orientation=True, name=self.name(index))
+        url = self.name(index)
+        content = read_url(url, self._ahead.read)
+        return decode_image(content, apply_orientation=True, name=url)
 
     def name(self, index: int) -> str:
-        return f"{self.title}: record {index}"
+        return buckets.join(self._root, self._files[index])
+
+    def request(self, indices: Iterable[int]) -> None:
+        self._ahead.request(map(self.name, indices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,14 +208,12 @@ def _open_builtin() -> _Builtin:
     return _Builtin(names)
 
 
-# --- Files, ArrayRecord, TFDS -------------------------------------------------------
+# --- Files --------------------------------------------------------------------------
 
 
 def _open_files(root: str, source: str) -> PhotoSource:
     if not root:
         raise UsageError(f"data.source={source} needs data.root, found it empty")
-    if not os.path.exists(root):
-        raise DatasetError(f"data.root={root}: there is no such file or folder")
     images, shards = _list_files(root)
     if source == "auto":
         if images and shards:
@@ -222,26 +225,22 @@ def _open_files(root: str, source: str) -> PhotoSource:
     if source == "array_record":
         if not shards:
             raise DatasetError(f"{root}: expected ArrayRecord files, found none")
-        return _open_shards(root, shards)
+        return records.open_shards(root, shards)
     if not images:
         kinds = ", ".join(EXTENSIONS)
         raise DatasetError(f"{root}: expected images ({kinds}), found none")
-    return _Folder(root, tuple(images))
+    make = _BucketFolder if buckets.is_url(root) else _Folder
+    return make(root, tuple(images))
 
 
 def _list_files(root: str) -> tuple[list[str], list[str]]:
     """Return images and ArrayRecord files under the root, relative to it and sorted."""
-    if os.path.isfile(root):
-        return [], [""]
-    inside = "ref_imgs" if os.path.isdir(os.path.join(root, "ref_imgs")) else ""
+    names = _names_in_bucket(root) if buckets.is_url(root) else _names_on_disk(root)
     images, shards = [], []
     skipped: collections.Counter[str] = collections.Counter()
-    for entry in folders.walk(os.path.join(root, inside)):
-        if entry.reason:
-            logging.warning("%s: skipped: %s", entry.path, entry.reason)
-        if entry.is_folder:
-            continue
-        path = os.path.relpath(entry.path, root)
+    for path in names:
+        if not path:
+            return [], [""]
         if path.lower().endswith(EXTENSIONS):
             images.append(path)
         elif ".array_record" in os.path.basename(path):
@@ -261,73 +260,32 @@ def _list_files(root: str) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(shards)
 
 
-def _open_shards(root: str, shards: list[str]) -> PhotoSource:
-    paths = [os.path.join(root, shard) if shard else root for shard in shards]
-    parents = {os.path.dirname(path) for path in paths}
-    described = [
-        folder
-        for folder in parents
-        if os.path.isfile(os.path.join(folder, "features.json"))
-    ]
-    if described:
-        # TFDS wrote these files, so a record is not an image but a dictionary with one.
-        if len(parents) > 1:
-            raise DatasetError(
-                f"{root} holds more than one ArrayRecord dataset; give the folder of "
-                f"one of {', '.join(sorted(parents))}"
-            )
-        import tensorflow_datasets as tfds
-
-        return _tfds_records(tfds.builder_from_directory(described[0]), described[0])
-    import grain
-
-    try:
-        return _Records(root, grain.sources.ArrayRecordDataSource(paths))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetError(
-            f"{root}: not a readable ArrayRecord file: {one_line(error)}"
-        ) from error
+def _names_on_disk(root: str) -> Iterator[str]:
+    """Yield the files below a folder, relative to it; an empty name for a file."""
+    if not os.path.exists(root):
+        raise DatasetError(f"data.root={root}: there is no such file or folder")
+    if os.path.isfile(root):
+        yield ""
+        return
+    inside = _KADIS if os.path.isdir(os.path.join(root, _KADIS)) else ""
+    for entry in folders.walk(os.path.join(root, inside)):
+        if entry.reason:
+            logging.warning("%s: skipped: %s", entry.path, entry.reason)
+        if not entry.is_folder:
+            yield os.path.relpath(entry.path, root)
 
 
-def _open_tfds(name: str, root: str) -> PhotoSource:
-    import tensorflow_datasets as tfds
-
-    # Importing a builder registers it with TFDS.
-    importlib.import_module("arniqa_jax.data.kadis700k_builder")
-    try:
-        builder = tfds.builder(name, data_dir=root or None)
-    except tfds.core.DatasetNotFoundError as error:
-        raise DatasetError(
-            f"data.source=tfds:{name}: TFDS knows no dataset of that name, and there "
-            f"is none under {root or 'its default data_dir'}"
-        ) from error
-    return _tfds_records(builder, f"tfds:{name}")
-
-
-def _tfds_records(builder, title: str) -> PhotoSource:
-    """Return the images of a prepared TFDS dataset, still encoded."""
-    import tensorflow_datasets as tfds
-
-    if not builder.is_prepared():
-        raise DatasetError(
-            f"{title}: not prepared under {builder.data_dir}; prepare it with TFDS in "
-            "the format array_record, or give its data_dir as data.root"
-        )
-    features = [
-        name
-        for name, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    ]
-    if not features:
-        raise DatasetError(f"{title}: expected a feature that is an image, found none")
-    feature = "image" if "image" in features else features[0]
-    split = "train" if "train" in builder.info.splits else min(builder.info.splits)
-    try:
-        records = builder.as_data_source(
-            split, decoders={feature: tfds.decode.SkipDecoding()}
-        )
-    except NotImplementedError as error:
-        raise DatasetError(
-            f"{title}: expected the format array_record: {one_line(error)}"
-        ) from error
-    return _Records(title, records, feature)
+def _names_in_bucket(root: str) -> Iterator[str]:
+    """Yield what `_names_on_disk` yields for a copy of the files on disk."""
+    names = buckets.find(root)
+    if not names:
+        if not buckets.exists(root):
+            raise DatasetError(f"data.root={root}: there is no such file or folder")
+        yield ""
+        return
+    inside = f"{_KADIS}/"
+    if not any(name.startswith(inside) for name in names):
+        inside = ""
+    for name in names:
+        if name.startswith(inside) and not any(map(folders.is_hidden, name.split("/"))):
+            yield name

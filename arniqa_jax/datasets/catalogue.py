@@ -7,7 +7,6 @@ is decoded.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 from absl import logging
@@ -15,6 +14,7 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.datasets import distortion_names, labels, matching, owners, splits
 from arniqa_jax.datasets.labelled import AUTHENTIC, SYNTHETIC, Benchmark
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Specification:
     kind: str
     images: int
     label_file: str
-    read: Callable[[pathlib.Path], list[labels.Label]]
+    read: Callable[[AnyPath], list[labels.Label]]
     higher_is_better: bool
     score_range: tuple[float, float] | None
     source: str
@@ -67,7 +67,7 @@ def _table(
     reference: tuple[str, ...] = (),
     part: tuple[str, ...] = (),
 ):
-    def read(path: pathlib.Path) -> list[labels.Label]:
+    def read(path: AnyPath) -> list[labels.Label]:
         return labels.read_table(
             path, image=(image,), score=score, reference=reference, part=part
         )
@@ -238,7 +238,7 @@ DATASETS: dict[str, Specification] = {
 
 
 def open_benchmark(
-    name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
+    name: str, root: AnyPath, *, allow_partial: bool = False, seed: int = 27
 ) -> Benchmark:
     """Return a dataset of DATASETS under `root`.
 
@@ -294,7 +294,7 @@ def open_benchmark(
     )
 
 
-def _read_labels(known: Specification, folder: pathlib.Path, root: pathlib.Path):
+def _read_labels(known: Specification, folder: AnyPath, root: AnyPath):
     """Return the rows, the file's name and source, the range, and if splits fit."""
     found = matching.find_path(folder, known.label_file)
     if found is not None:

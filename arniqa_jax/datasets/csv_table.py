@@ -1,7 +1,6 @@
 """A user's own labelled dataset: a table of images and scores."""
 
 import dataclasses
-import pathlib
 
 from absl import logging
 
@@ -9,6 +8,7 @@ from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.datasets import labels, matching, splits
 from arniqa_jax.datasets.labelled import CUSTOM, Benchmark
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TableFormat:
 
 
 def open_csv(
-    path: pathlib.Path,
+    path: AnyPath,
     *,
     allow_partial: bool = False,
     seed: int = 27,
@@ -123,7 +123,7 @@ def open_csv(
     )
 
 
-def _find_table(path: pathlib.Path) -> pathlib.Path:
+def _find_table(path: AnyPath) -> AnyPath:
     if path.is_dir():
         tables = sorted(
             entry
@@ -144,7 +144,7 @@ def _find_table(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _check_range(path: pathlib.Path, found, declared) -> None:
+def _check_range(path: AnyPath, found, declared) -> None:
     if declared and not declared[0] <= found[0] <= found[1] <= declared[1]:
         logging.warning(
             "%s: scores from %g to %g leave the scale evaluation.csv_range=%g,%g",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from arniqa_jax.data.images import decode_image
 from arniqa_jax.datasets.splits import Split
+from arniqa_jax.storage.bucket_paths import AnyPath, BucketPath
 
 # Kinds of dataset; the tables average over the datasets of a kind.
 SYNTHETIC, AUTHENTIC, CUSTOM, PROXY = "synthetic", "authentic", "custom", "proxy"
@@ -33,7 +33,7 @@ class Images(Protocol):
 class ImageFiles:
     """Images decoded from files; EXIF orientation is not applied, as in the paper."""
 
-    root: pathlib.Path
+    root: AnyPath
     names: tuple[str, ...]
     shorter_side: int = 0
 
@@ -41,7 +41,8 @@ class ImageFiles:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        image = decode_image(self.root / self.names[index], apply_orientation=False)
+        path = str(self.root / self.names[index])
+        image = decode_image(path, apply_orientation=False)
         if not self.shorter_side:
             return image
         height, width = image.shape[:2]
@@ -53,8 +54,14 @@ class ImageFiles:
         return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
     def stamps(self) -> list[str]:
-        stats = [(self.root / name).stat() for name in self.names]
-        return [f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats]
+        return [_stamp(self.root / name) for name in self.names]
+
+
+def _stamp(path: AnyPath) -> str:
+    if isinstance(path, BucketPath):
+        return path.stamp()
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 @dataclasses.dataclass(frozen=True)

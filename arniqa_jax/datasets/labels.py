@@ -6,7 +6,6 @@ is the order that split files refer to. A row contains strings exactly as in the
 """
 
 import dataclasses
-import pathlib
 import posixpath
 import statistics
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.datasets import text_table
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ PART_COLUMNS = ("split", "official_split", "set")
 
 
 def read_table(
-    path: pathlib.Path,
+    path: AnyPath,
     *,
     image: Sequence[str],
     score: Sequence[str],
@@ -102,7 +102,7 @@ def read_table(
 
 
 def from_rows(
-    path: pathlib.Path,
+    path: AnyPath,
     rows: Sequence[Sequence],
     image: Sequence[str],
     score: Sequence[str],
@@ -133,7 +133,7 @@ def from_rows(
     return labels
 
 
-def _part(path: pathlib.Path, line: int, text: str) -> str:
+def _part(path: AnyPath, line: int, text: str) -> str:
     try:
         return _PARTS[text.lower()]
     except KeyError:
@@ -143,7 +143,7 @@ def _part(path: pathlib.Path, line: int, text: str) -> str:
         ) from None
 
 
-def read_unified(path: pathlib.Path) -> list[Label]:
+def read_unified(path: AnyPath) -> list[Label]:
     """Read `dis_img_path,dis_type,ref_img_path,score`, the table used across papers."""
     return read_table(
         path, image=("dis_img_path",), score=("score",), reference=("ref_img_path",)
@@ -151,7 +151,7 @@ def read_unified(path: pathlib.Path) -> list[Label]:
 
 
 def read_custom(
-    path: pathlib.Path, columns: tuple[str, str] | None = None
+    path: AnyPath, columns: tuple[str, str] | None = None
 ) -> tuple[list[Label], bool]:
     """Return the rows of a user's table.
 
@@ -195,9 +195,7 @@ def read_custom(
     return labels, higher_is_better
 
 
-def average_ratings(
-    path: pathlib.Path, labels: Sequence[Label]
-) -> tuple[list[Label], str]:
+def average_ratings(path: AnyPath, labels: Sequence[Label]) -> tuple[list[Label], str]:
     """Return one row per image, with the mean of its ratings.
 
     A table may have one row per image and rater.

@@ -22,6 +22,7 @@ from arniqa_jax.data import folders
 from arniqa_jax.datasets.distortion_names import Distortion
 from arniqa_jax.datasets.labelled import ImageFiles
 from arniqa_jax.datasets.labels import Label
+from arniqa_jax.storage.bucket_paths import AnyPath, BucketPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Resolved:
         return float(self.scores_N.min()), float(self.scores_N.max())
 
     def benchmark_fields(
-        self, folder: pathlib.Path, shorter_side: int | None = None
+        self, folder: AnyPath, shorter_side: int | None = None
     ) -> dict[str, Any]:
         """Return the fields of a `Benchmark` that follow from the rows.
 
@@ -83,7 +84,7 @@ class Resolved:
         }
 
 
-def find_path(folder: pathlib.Path, relative: str) -> pathlib.Path | None:
+def find_path(folder: AnyPath, relative: str) -> AnyPath | None:
     """Return the entry at a relative path, each component in any letter case."""
     for component in pathlib.PurePosixPath(relative).parts:
         if not folder.is_dir():
@@ -96,7 +97,7 @@ def find_path(folder: pathlib.Path, relative: str) -> pathlib.Path | None:
     return folder
 
 
-def find_folder(root: pathlib.Path, title: str) -> pathlib.Path:
+def find_folder(root: AnyPath, title: str) -> AnyPath:
     """Return the folder of a dataset.
 
     Raises:
@@ -115,7 +116,7 @@ def find_folder(root: pathlib.Path, title: str) -> pathlib.Path:
 class _FileIndex:
     """The files of a folder, found by the last components of their paths."""
 
-    def __init__(self, folder: pathlib.Path, preferred: Sequence[str]):
+    def __init__(self, folder: AnyPath, preferred: Sequence[str]):
         self._folder = folder
         self._preferred = [name.lower() for name in preferred]
 
@@ -131,7 +132,8 @@ class _FileIndex:
             if entry.reason:
                 logging.warning("%s: skipped: %s", entry.path, entry.reason)
             if not entry.is_folder:
-                path = pathlib.PurePath(os.path.relpath(entry.path, self._folder))
+                relative = os.path.relpath(entry.path, str(self._folder))
+                path = pathlib.PurePath(relative)
                 by_name[path.name.lower()].append(path.as_posix())
         return by_name
 
@@ -150,11 +152,9 @@ class _FileIndex:
           absolute path or a path with `..`, is returned as it is written.
         """
         if components is None:
-            existing = os.path.normpath(os.path.join(self._folder, path))
-            if os.path.isfile(existing):
-                inside = pathlib.PurePath(existing).is_relative_to(self._folder)
-                name = os.path.relpath(existing, self._folder) if inside else path
-                return [pathlib.PurePath(name).as_posix()]
+            existing = _existing(self._folder, path)
+            if existing:
+                return [existing]
         wanted = _parts(path)[-components if components else 0 :]
         if not wanted:
             return []
@@ -176,6 +176,22 @@ class _FileIndex:
         return list(shared)
 
 
+def _existing(folder: AnyPath, path: str) -> str | None:
+    """Return the file at exactly this path, see `_FileIndex.find`; None if missing."""
+    if isinstance(folder, BucketPath):
+        file = folder / path
+        if path.startswith("/") or not file.is_file():
+            return None
+        inside = str(file).startswith(f"{folder}/")
+        return str(file).removeprefix(f"{folder}/") if inside else path
+    existing = os.path.normpath(os.path.join(folder, path))
+    if not os.path.isfile(existing):
+        return None
+    inside = pathlib.PurePath(existing).is_relative_to(folder)
+    name = os.path.relpath(existing, folder) if inside else path
+    return pathlib.PurePath(name).as_posix()
+
+
 def _parts(path: str) -> tuple[str, ...]:
     return tuple(
         part.lower() for part in pathlib.PurePosixPath(path).parts if part != "/"
@@ -184,7 +200,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 def resolve(
     rows: Sequence[Label],
-    folder: pathlib.Path,
+    folder: AnyPath,
     *,
     title: str,
     file: str,

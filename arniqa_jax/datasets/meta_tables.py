@@ -10,12 +10,12 @@ ten splits are drawn instead.
 
 import dataclasses
 import difflib
-import pathlib
 from collections.abc import Sequence
 
 from arniqa_jax import errors
 from arniqa_jax.datasets import labels, matching, splits
 from arniqa_jax.datasets.labelled import CUSTOM, Benchmark
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ _FOLDER = "meta_info"
 
 
 def open_meta(
-    name: str, root: pathlib.Path, *, allow_partial: bool = False, seed: int = 27
+    name: str, root: AnyPath, *, allow_partial: bool = False, seed: int = 27
 ) -> Benchmark:
     """Return the dataset of a meta table.
 

@@ -1,6 +1,7 @@
 """Readers of label files as the owners of the datasets distribute them."""
 
 import dataclasses
+import io
 import pathlib
 import re
 import zipfile
@@ -11,6 +12,7 @@ from arniqa_jax import errors
 from arniqa_jax.data import folders
 from arniqa_jax.datasets import labels, text_table
 from arniqa_jax.datasets.labels import Label
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 # Folders of LIVE in the order of its MATLAB files, with their numbers of images.
 LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
@@ -25,7 +27,7 @@ _CSIQ_TYPES = {
 }
 
 
-def read_live(path: pathlib.Path) -> list[Label]:
+def read_live(path: AnyPath) -> list[Label]:
     """Read `dmos_realigned.mat` and `refnames_all.mat` in the same folder.
 
     Both list the images of the five folders, `img1.bmp` to `imgN.bmp`, one folder after
@@ -63,7 +65,7 @@ def read_live(path: pathlib.Path) -> list[Label]:
     return rows
 
 
-def _compare_with_info(root: pathlib.Path, folder: str, rows: list[Label]) -> None:
+def _compare_with_info(root: AnyPath, folder: str, rows: list[Label]) -> None:
     """Raise an error if `FOLDER/info.txt` names another reference for an image."""
     info = root / folder / "info.txt"
     if not info.is_file():
@@ -85,7 +87,7 @@ def _compare_with_info(root: pathlib.Path, folder: str, rows: list[Label]) -> No
                 )
 
 
-def read_csiq(path: pathlib.Path) -> list[Label]:
+def read_csiq(path: AnyPath) -> list[Label]:
     """Read the sheet `all_by_image` of `csiq.DMOS.xlsx`.
 
     The sheet has some lines of text and then the columns image, dst_idx, dst_type,
@@ -128,7 +130,7 @@ def read_csiq(path: pathlib.Path) -> list[Label]:
     return [label for *_, label in sorted(found, key=lambda item: item[:3])]
 
 
-def read_tid2013(path: pathlib.Path) -> list[Label]:
+def read_tid2013(path: AnyPath) -> list[Label]:
     """Read `mos_with_names.txt`: `5.51429 I01_01_1.bmp` per line, without a header."""
     found = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -143,7 +145,7 @@ def read_tid2013(path: pathlib.Path) -> list[Label]:
     return found
 
 
-def read_pipal(path: pathlib.Path) -> list[Label]:
+def read_pipal(path: AnyPath) -> list[Label]:
     """Read the folder `Train_Label`: lines `A0001_00_00.bmp,1435.8` in `.txt` files.
 
     The first part of a name is the name of the reference in `Train_Ref`.
@@ -165,12 +167,12 @@ def read_pipal(path: pathlib.Path) -> list[Label]:
     return found
 
 
-def read_spaq(path: pathlib.Path) -> list[Label]:
+def read_spaq(path: AnyPath) -> list[Label]:
     """Read `MOS and Image attribute scores.xlsx`: `Image name`, `MOS` and others."""
     return labels.from_rows(path, _sheet(path), ("image name",), ("mos",))
 
 
-def read_clive(path: pathlib.Path) -> list[Label]:
+def read_clive(path: AnyPath) -> list[Label]:
     """Read `AllImages_release.mat` and `AllMOS_release.mat` in the same folder.
 
     The first seven rows are the training images of the study (`t1.bmp` ... `t7.bmp`).
@@ -190,7 +192,7 @@ def read_clive(path: pathlib.Path) -> list[Label]:
     return rows[7:]
 
 
-def read_biq2021(path: pathlib.Path) -> list[Label]:
+def read_biq2021(path: AnyPath) -> list[Label]:
     """Read `Train (Images and MOS).csv` and the test table in the same folder.
 
     The two tables are the official split.
@@ -203,12 +205,12 @@ def read_biq2021(path: pathlib.Path) -> list[Label]:
     return found
 
 
-def _mat_array(path: pathlib.Path, key: str) -> np.ndarray:
+def _mat_array(path: AnyPath, key: str) -> np.ndarray:
     """Return one variable of a MATLAB file, as a flat array."""
     import scipy.io
 
     try:
-        return scipy.io.loadmat(path)[key].ravel()
+        return scipy.io.loadmat(io.BytesIO(path.read_bytes()))[key].ravel()
     except (scipy.io.matlab.MatReadError, KeyError, ValueError, TypeError) as error:
         raise errors.DatasetError(
             f"{path}: expected a MATLAB file with the variable {key}: {error}"
@@ -220,12 +222,13 @@ def _only(cell):
     return cell.item() if hasattr(cell, "item") else cell
 
 
-def _sheet(path: pathlib.Path, name: str | None = None) -> list[tuple]:
+def _sheet(path: AnyPath, name: str | None = None) -> list[tuple]:
     """Return the cells of a workbook's sheet `name`, or of the active sheet."""
     import openpyxl
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        content = io.BytesIO(path.read_bytes())
+        book = openpyxl.load_workbook(content, read_only=True, data_only=True)
         sheet = book[name] if name else book.active
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         problem = re.sub(r"\s+", " ", str(error)).strip("'\"")
@@ -235,7 +238,7 @@ def _sheet(path: pathlib.Path, name: str | None = None) -> list[tuple]:
     return rows
 
 
-def _sibling(path: pathlib.Path, name: str) -> pathlib.Path:
+def _sibling(path: AnyPath, name: str) -> AnyPath:
     for candidate in path.parent.iterdir():
         if candidate.name.lower() == name.lower():
             return candidate

@@ -7,13 +7,14 @@ always in the same part.
 """
 
 import dataclasses
-import pathlib
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 PARTS = ("train", "validation", "test")
 _OFFICIAL_FILES = {"train": "train.npy", "validation": "val.npy", "test": "test.npy"}
@@ -31,7 +32,7 @@ class Split:
         return {name: getattr(self, name) for name in PARTS}
 
 
-def find_official(folder: pathlib.Path) -> pathlib.Path | None:
+def find_official(folder: AnyPath) -> AnyPath | None:
     """Return the `splits` folder of a dataset, in any letter case, or None."""
     for candidate in folder.iterdir():
         if candidate.is_dir() and candidate.name.lower() == "splits":
@@ -39,7 +40,7 @@ def find_official(folder: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def read_official(folder: pathlib.Path, contents: Sequence[str]) -> tuple[Split, ...]:
+def read_official(folder: AnyPath, contents: Sequence[str]) -> tuple[Split, ...]:
     """Return the splits in the three split files in `folder`, after validation.
 
     Args:
@@ -55,7 +56,7 @@ def read_official(folder: pathlib.Path, contents: Sequence[str]) -> tuple[Split,
     for part, file in _OFFICIAL_FILES.items():
         path = folder / file
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         except FileNotFoundError:
             raise errors.DatasetError(
                 f"{path}: missing; expected train.npy, val.npy and test.npy (or no "
@@ -177,7 +178,7 @@ def restrict(split: Split, new_index: np.ndarray) -> Split:
 
 def attach(
     title: str,
-    folder: pathlib.Path,
+    folder: AnyPath,
     part_of_rows: Sequence[str],
     contents_of_rows: Sequence[str],
     new_index: np.ndarray,

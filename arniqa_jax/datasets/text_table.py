@@ -5,17 +5,17 @@ columns are compared without letter case; spaces, `-` and `_` count as equal.
 """
 
 import csv
-import pathlib
 import re
 from collections.abc import Sequence
 
 from arniqa_jax import errors
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 _SAVE_AS = "save it as CSV UTF-8"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_rows(path: pathlib.Path) -> list[list[str]]:
+def read_rows(path: AnyPath) -> list[list[str]]:
     """Return the cells of a table, header first; backslashes become slashes.
 
     Backslashes separate folders if a table was made on Windows. The line `sep=;`, which
@@ -50,7 +50,7 @@ def normal_name(cell: object) -> str:
 
 
 def find_column(
-    path: pathlib.Path,
+    path: AnyPath,
     header: Sequence[object],
     names: Sequence[str],
     *,
@@ -81,7 +81,7 @@ def find_column(
 
 
 def check_row(
-    path: pathlib.Path, number: int, row: Sequence, header: Sequence, needed: int
+    path: AnyPath, number: int, row: Sequence, header: Sequence, needed: int
 ) -> None:
     """Raise an error if a row has fewer than `needed` cells, or more than the header.
 

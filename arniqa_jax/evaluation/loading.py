@@ -12,7 +12,7 @@ from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.evaluation import proxy
 from arniqa_jax.storage import cache
-from arniqa_jax.storage.files import local_path
+from arniqa_jax.storage.bucket_paths import BucketPath, place
 
 
 def load_benchmarks(
@@ -31,8 +31,8 @@ def load_benchmarks(
         `builtin` for the proxy, `csv` for a user's table in `root`, `csv:PATH` for a
         table elsewhere (or a folder with one; relative to `root`), or `meta:NAME` for a
         table of IQA-PyTorch, see `meta_tables`.
-      root: folder that contains the folders of the datasets; may be empty for
-        `builtin`.
+      root: folder that contains the folders of the datasets, on disk or in a bucket;
+        may be empty for `builtin`.
       cache_dir: where the proxy is kept; by default the user's cache directory, so that
         it is made once per machine.
       allow_partial: whether to continue if images or scores are missing, and mark the
@@ -69,10 +69,10 @@ def defer_proxy(
       A function that returns the datasets. Its first call makes the proxy, which takes
       half a minute, if it is named and was never made on this machine.
     """
-    root = local_path(root, "evaluation.root") if str(root) else root
+    folder = place(root, "evaluation.root") if str(root) else None
     opened: dict[str, Benchmark | None] = {}
     for name in names.split(","):
-        benchmark = _open(name.strip(), root, allow_partial, seed, table)
+        benchmark = _open(name.strip(), folder, allow_partial, seed, table)
         key = "builtin" if benchmark is None else benchmark.name
         if key in opened:
             raise errors.UsageError(f"evaluation.datasets={names!r} has {key} twice")
@@ -104,16 +104,17 @@ def _open(name, root, allow_partial, seed, table) -> Benchmark | None:
         )
     if kind.lower() == "builtin":
         return None
-    if not str(root) and not path:
+    if root is None and not path:
         raise errors.UsageError(
             f"evaluation.datasets={name} needs evaluation.root, the folder that "
             f"contains the datasets"
         )
+    root = root or pathlib.Path()
     options = {"allow_partial": allow_partial, "seed": seed}
     if kind.lower() == "csv":
-        return csv_table.open_csv(
-            pathlib.Path(root) / local_path(path, "csv"), **options, table=table
-        )
+        path = place(path, "csv")
+        path = path if isinstance(path, BucketPath) else root / path
+        return csv_table.open_csv(path, **options, table=table)
     if kind.lower() == "meta":
-        return meta_tables.open_meta(path, pathlib.Path(root), **options)
-    return catalogue.open_benchmark(kind.lower(), pathlib.Path(root), **options)
+        return meta_tables.open_meta(path, root, **options)
+    return catalogue.open_benchmark(kind.lower(), root, **options)

@@ -15,7 +15,6 @@ from PIL import Image, ImageCms
 
 from arniqa_jax import errors
 from arniqa_jax.data import images
-from arniqa_jax.storage import buckets
 
 # The types of image that `Scorer.score` accepts.
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -68,12 +67,6 @@ def decode(
     Raises:
       ImageError: the file cannot be decoded; the message begins with the name.
     """
-    if buckets.is_url(file):
-        name = name or file
-        try:
-            file = buckets.read(file)
-        except errors.BucketError as error:
-            raise errors.ImageError(str(error)) from error
     return images.decode_image(
         file,
         apply_orientation=True,

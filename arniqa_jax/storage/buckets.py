@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from absl import logging
 
@@ -95,6 +95,25 @@ def check(url: str, *, deadline: float = 20.0) -> None:
         raise bucket_errors.translate(url, error) from error
 
 
+def check_listable(url: str, name: str) -> None:
+    """Raise an error soon if the files below a URL cannot be listed.
+
+    Args:
+      url: of a folder.
+      name: name of the flag, field or argument, for the error.
+
+    Raises:
+      UsageError: the URL is on a web server.
+      BucketError, ArniqaError: see `check`.
+    """
+    if scheme(url) in ("http", "https"):
+        raise errors.UsageError(
+            f"{name}={url}: expected a local path, gs:// or s3://; a web server does "
+            "not list its files"
+        )
+    check(url)
+
+
 def list_urls(url: str) -> Iterator[str]:
     """Yield the URLs of the files that a URL names, sorted.
 
@@ -134,6 +153,38 @@ def find(url: str) -> dict[str, int]:
         for name, details in sorted(found.items())
         if name.strip("/").startswith(root) and not name.endswith("/")
     }
+
+
+class Entry(NamedTuple):
+    """A file or folder in a bucket; `stamp` changes if the file is written again."""
+
+    is_folder: bool
+    size: int
+    stamp: str
+
+
+def list_folder(url: str) -> dict[str, Entry]:
+    """Return what lies directly in a folder, by name, with one request per 1,000.
+
+    Raises:
+      BucketError: it cannot be listed. A folder that does not exist is empty instead.
+    """
+    system, path = open_system(url)
+
+    def listed():
+        try:
+            return system.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+
+    entries = {}
+    for found in retried(url, listed):
+        stamps = (found.get(key) for key in ("etag", "ETag", "md5Hash", "created"))
+        stamp = str(next(filter(None, stamps), ""))
+        entry = Entry(found["type"] == "directory", found["size"] or 0, stamp)
+        if found["name"].strip("/") != path.strip("/"):
+            entries[posixpath.basename(found["name"].rstrip("/"))] = entry
+    return dict(sorted(entries.items()))
 
 
 def exists(url: str) -> bool:
