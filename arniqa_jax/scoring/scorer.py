@@ -25,7 +25,7 @@ from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.inference.extractor import Extractor
 from arniqa_jax.scoring import pictures
 from arniqa_jax.scoring.pictures import Picture
-from arniqa_jax.weights import encoders, hub, model_directory, official
+from arniqa_jax.weights import encoders, model_directory, official, places
 from arniqa_jax.weights.regressors import Regressor
 from arniqa_jax.weights.torch_import import OFFICIAL_REGRESSORS
 
@@ -44,9 +44,10 @@ def load(
     """Load a model and return its scorer.
 
     Args:
-      model: a model directory or the workdir of a run, `DIRECTORY:NAME` for one of
-        several regressors, the name of an official regressor such as `kadid10k`,
-        which is downloaded once, or a model of the Hugging Face hub,
+      model: a model directory or the workdir of a run, on disk or in a bucket
+        (`gs://`; `s3://` for a model directory), `DIRECTORY:NAME` for one of several
+        regressors, the name of an official regressor such as `kadid10k`, which is
+        downloaded once, or a model of the Hugging Face hub,
         `hf://ORG/REPO[@REVISION][:NAME]`.
       checkpoint: checkpoint of a workdir: `best`, `last` or a step.
       crops: `five` or `whole`; by default those that the regressor was fitted on.
@@ -94,7 +95,7 @@ def load_all(
     """
     directory, name = _find(os.fspath(model))
     encoder = encoders.load(directory, checkpoint)
-    found = model_directory.find_regressors(directory, encoder)
+    found = model_directory.find_regressors(places.fetch(directory), encoder)
     if name is None:
         return encoder, found
     if name not in found:
@@ -105,11 +106,10 @@ def load_all(
     return encoder, {name: found[name]}
 
 
-def _find(model: str) -> tuple[pathlib.Path, str | None]:
+def _find(model: str) -> tuple[str | pathlib.Path, str | None]:
     """Return the directory of a model, and the regressor's name if one is given."""
-    if hub.is_address(model):
-        address = hub.parse(model)
-        return hub.download(address), address.regressor
+    if places.is_elsewhere(model):
+        return places.split(model)
     directory, _, name = model.rpartition(":")
     if os.path.isdir(model):
         return pathlib.Path(model), None
@@ -121,7 +121,7 @@ def _find(model: str) -> tuple[pathlib.Path, str | None]:
     hint = f"; did you mean {near[0]}?" if near else ""
     raise errors.CheckpointError(
         f"there is no model {model!r}{hint} Expected a model directory, a workdir, "
-        f"hf://ORG/REPO, or one of {', '.join(OFFICIAL_REGRESSORS)}"
+        f"a URL of one, hf://ORG/REPO, or one of {', '.join(OFFICIAL_REGRESSORS)}"
     )
 
 

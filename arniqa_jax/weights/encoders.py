@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from arniqa_jax import errors
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model import resnet, simclr
-from arniqa_jax.storage import cache, checkpoints, workdir
+from arniqa_jax.storage import cache, checkpoints, files, workdir
 from arniqa_jax.weights import evaluated, model_directory, places
 
 # Maximum number of batches for the batch statistics of the untrained encoder.
@@ -39,7 +39,7 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
 
     Raises:
       CheckpointError: the run or the checkpoint does not exist, or is damaged.
-      UsageError: the path is not local.
+      UsageError: the path is a URL of another kind.
     """
     if workdir.is_run_in_bucket(path):
         return load_run(path, checkpoint)
@@ -102,7 +102,9 @@ def initial_variables(config: ConfigDict) -> dict[str, Any]:
                 "--config.model.init=random, or the path of a model"
             )
     else:
-        path = places.fetch(config.model.init, "model.init")
+        path = config.model.init
+        if not places.is_elsewhere(path):
+            path = files.local_path(path, "model.init")
     return _continued(load(path), model, config.seed)
 
 
