@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from arniqa_jax.storage import buckets
+from arniqa_jax.storage import bucket_lists, buckets
 from arniqa_jax.storage.files import local_path
 
 
@@ -106,12 +106,12 @@ class BucketPath:
         """Return the content of the file as text."""
         return self.read_bytes().decode(encoding, errors)
 
-    def _list(self) -> dict[str, buckets.Entry]:
+    def _list(self) -> dict[str, bucket_lists.Entry]:
         if self._url not in self._lists:
-            self._lists[self._url] = buckets.list_folder(self._url)
+            self._lists[self._url] = bucket_lists.list_folder(self._url)
         return self._lists[self._url]
 
-    def _entry(self) -> buckets.Entry | None:
+    def _entry(self) -> bucket_lists.Entry | None:
         """Return what the list of the parent says; None for a bucket, or if missing."""
         parent = self.parent
         return None if parent is self else parent._list().get(self.name)

@@ -8,7 +8,6 @@ times. The functions here repeat it again, more slowly, with a log line. So an o
 a few minutes does not end a run. Errors of all packages become one-line errors here.
 """
 
-import datetime
 import os
 import pathlib
 import posixpath
@@ -18,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from absl import logging
 
@@ -140,76 +139,25 @@ def list_urls(url: str) -> Iterator[str]:
     yield from found
 
 
-class Entry(NamedTuple):
-    """A file or folder in a bucket.
-
-    Attributes:
-      is_folder: whether it is a folder.
-      size: in bytes.
-      stamp: changes if the file is written again.
-      modified: when the file was written, in seconds since 1970; 0 if not known.
-    """
-
-    is_folder: bool
-    size: int
-    stamp: str
-    modified: float
-
-
 def find(url: str) -> dict[str, int]:
     """Return the files of a directory, recursively: relative name and size in bytes.
 
     Raises:
       BucketError: it cannot be listed. A directory without files is empty instead.
     """
-    return {name: entry.size for name, entry in find_entries(url).items()}
+    return {name: details["size"] for name, details in find_details(url).items()}
 
 
-def find_entries(url: str) -> dict[str, Entry]:
-    """Return the files of a directory like `find`, with all that a list says."""
+def find_details(url: str) -> dict[str, dict[str, Any]]:
+    """Return the files of a directory like `find`, with all that fsspec says of each."""
     system, path = open_system(url)
     found = retried(url, lambda: system.find(path, detail=True))
     root = path.strip("/") + "/"
     return {
-        name.strip("/").removeprefix(root): _entry(details)
+        name.strip("/").removeprefix(root): details
         for name, details in sorted(found.items())
         if name.strip("/").startswith(root) and not name.endswith("/")
     }
-
-
-def list_folder(url: str) -> dict[str, Entry]:
-    """Return what lies directly in a folder, by name, with one request per 1,000.
-
-    Raises:
-      BucketError: it cannot be listed. A folder that does not exist is empty instead.
-    """
-    system, path = open_system(url)
-
-    def listed():
-        try:
-            return system.ls(path, detail=True)
-        except FileNotFoundError:
-            return []
-
-    entries = {}
-    for details in retried(url, listed):
-        if details["name"].strip("/") != path.strip("/"):
-            name = posixpath.basename(details["name"].rstrip("/"))
-            entries[name] = _entry(details)
-    return dict(sorted(entries.items()))
-
-
-def _entry(details: dict[str, Any]) -> Entry:
-    """Return what a package of fsspec says of a file; each uses its own names."""
-    stamps = (details.get(key) for key in ("etag", "ETag", "md5Hash", "created"))
-    times = (details.get(key) for key in ("mtime", "LastModified", "created"))
-    time_ = next(filter(None, times), None)
-    return Entry(
-        is_folder=details["type"] == "directory",
-        size=details["size"] or 0,
-        stamp=str(next(filter(None, stamps), "")),
-        modified=time_.timestamp() if isinstance(time_, datetime.datetime) else 0.0,
-    )
 
 
 def exists(url: str) -> bool:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 
 from arniqa_jax import errors
-from arniqa_jax.storage import buckets, cache, files
+from arniqa_jax.storage import bucket_lists, buckets, cache, files
 from arniqa_jax.weights import hub
 
 # The files of a model directory and of a run, see `model_directory`.
@@ -64,7 +64,7 @@ def fetch(model: str | os.PathLike) -> pathlib.Path:
 def _copy(url: str) -> pathlib.Path:
     """Return the copy of what is in a bucket now, made unless it exists."""
     buckets.check_listable(url, "model")
-    entries = buckets.find_entries(url)
+    entries = bucket_lists.find_entries(url)
     wanted = _OF_A_MODEL if "model.json" in entries else _OF_A_RUN
     entries = {name: e for name, e in entries.items() if wanted.fullmatch(name)}
     if not entries:
@@ -94,7 +94,7 @@ def _copy(url: str) -> pathlib.Path:
     return target
 
 
-def _set_times(folder: pathlib.Path, entries: dict[str, buckets.Entry]) -> None:
+def _set_times(folder: pathlib.Path, entries: dict[str, bucket_lists.Entry]) -> None:
     """Set the times of files and their folders: the last evaluation counts."""
     for name, entry in sorted(entries.items(), key=lambda item: item[1].modified):
         path = folder / name
