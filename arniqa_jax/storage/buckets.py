@@ -149,7 +149,7 @@ def find(url: str) -> dict[str, int]:
 
 
 def find_details(url: str) -> dict[str, dict[str, Any]]:
-    """Return the files of a directory like `find`, with all that fsspec says of each."""
+    """Return the files of a directory like `find`, with all that fsspec says."""
     system, path = open_system(url)
     found = retried(url, lambda: system.find(path, detail=True))
     root = path.strip("/") + "/"
