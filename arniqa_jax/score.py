@@ -12,7 +12,7 @@ import functools
 from absl import flags
 
 from arniqa_jax import command, errors
-from arniqa_jax.storage import files
+from arniqa_jax.storage import bucket_paths
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -22,9 +22,7 @@ _enum = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
 
 MODEL = command.define_model(FLAGS)
 OUTPUT = _string(
-    "output",
-    None,
-    "File to write, .csv, .jsonl or .parquet; default: CSV on standard output.",
+    "output", None, "Table, .csv, .jsonl or .parquet; default: CSV on standard output."
 )
 DETAILS = _boolean(
     "details", False, "Add width, height, seconds (to decode) and the crops' scores."
@@ -85,7 +83,7 @@ def main(arguments: list[str]) -> int:
     return job.run(
         score_rows,
         arguments,
-        files.local_path(OUTPUT.value, "--output") if OUTPUT.value else None,
+        bucket_paths.place(OUTPUT.value, "--output") if OUTPUT.value else None,
         resume=RESUME.value,
         shard=SHARD.value,
         engine=ENGINE.value,

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import itertools
 import os
-import pathlib
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from arniqa_jax.data import folders
 from arniqa_jax.data.photos import EXTENSIONS
 from arniqa_jax.scoring import archives, pictures
 from arniqa_jax.storage import buckets
+from arniqa_jax.storage.bucket_paths import AnyPath
 
 # Suffixes of images in a folder. A file that is named explicitly is tried with any
 # suffix.
@@ -182,12 +182,12 @@ class Shard:
         """Return whether a path is in this part."""
         return self.count == 1 or int(digest(shown)) % self.count == self.index
 
-    def file(self, output: pathlib.Path) -> pathlib.Path:
+    def file(self, output: AnyPath) -> AnyPath:
         """Return the name of the table of this part: `NAME-00000-of-00008.csv`."""
         if self.count == 1:
             return output
         name = f"{output.stem}-{self.index:05d}-of-{self.count:05d}{output.suffix}"
-        return output.with_name(name)
+        return output.parent / name
 
 
 ALL = Shard(0, 1)

@@ -8,14 +8,16 @@ from absl import logging
 
 from arniqa_jax import command, errors
 from arniqa_jax.scoring import inputs, rows, tables
+from arniqa_jax.scoring.bucket_table import BucketTable
 from arniqa_jax.scoring.progress import Progress
 from arniqa_jax.storage import files
+from arniqa_jax.storage.bucket_paths import AnyPath, BucketPath
 
 
 def run(
     score_rows: rows.ScoreRows,
     arguments: list[str],
-    output: pathlib.Path | None,
+    output: AnyPath | None,
     *,
     resume: bool = False,
     shard: str | None = None,
@@ -29,7 +31,7 @@ def run(
     Args:
       score_rows: the model and what to do with each image.
       arguments: files, folders, patterns or `-`, see `inputs.find`.
-      output: the table to write; None for standard output.
+      output: the table to write, on disk or in a bucket; None for standard output.
       resume: skip the images that have a score in the output.
       shard: `I/N`, see `inputs.Shard`; None for all images.
       engine: `local`, or `ray`, see `ray_job`.
@@ -45,6 +47,10 @@ def run(
     output = part.file(output) if output else None
     if report and output is None:
         raise errors.UsageError("--report needs --output, the table that it shows")
+    report = files.local_path(report, "--report") if report else None
+    if isinstance(output, BucketPath) and (report or engine != "local"):
+        flag = "--report" if report else f"--engine={engine}"
+        raise errors.UsageError(f"{flag} needs a local --output, found {output}")
     with command.StopRequest() as stop:
         if engine == "ray":
             from arniqa_jax.scoring import ray_job
@@ -64,7 +70,7 @@ def run(
 
         page = report_page.write(
             [output],
-            files.local_path(report, "--report"),
+            report,
             map_folder=score_rows.map_folder and pathlib.Path(score_rows.map_folder),
         )
         logging.info("%s", page)
@@ -74,7 +80,7 @@ def run(
 def score(
     score_rows: rows.ScoreRows,
     arguments: list[str],
-    output: pathlib.Path | None,
+    output: AnyPath | None,
     stop: command.StopRequest,
     *,
     resume: bool,
@@ -101,7 +107,8 @@ def score(
         return inputs.find_once(arguments, sys.stdin.buffer, skipped, shard)
 
     failed = 0
-    with tables.Table(
+    make = BucketTable if isinstance(output, BucketPath) else tables.Table
+    with make(
         output, columns, stdout=sys.stdout, resume=resume, identity=identity
     ) as table:
         total = None

@@ -21,6 +21,7 @@ from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import heat_map, inputs, scorer
 from arniqa_jax.scoring.scorer import Scorer
+from arniqa_jax.storage import files
 
 # Write errors that every further image would cause too.
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -171,7 +172,12 @@ class ScoreRows:
           details: whether to add width, height, seconds and the scores of the crops.
           map_folder: folder for a heat map of each image; None for no maps.
           **options: options of `scorer.load`, for example `crops="whole"`.
+
+        Raises:
+          UsageError: `map_folder` is not a local path.
         """
+        if map_folder is not None:
+            map_folder = os.fspath(files.local_path(map_folder, "--map"))
         self.model = os.fspath(model)
         self.column = column
         self.raw, self.details, self.map_folder = raw, details, map_folder

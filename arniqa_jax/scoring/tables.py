@@ -18,6 +18,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.scoring.inputs import digest
+from arniqa_jax.storage.bucket_paths import AnyPath
 from arniqa_jax.storage.files import replacing, write_atomically
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -205,7 +206,7 @@ def read_parquet(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def check_suffix(path: pathlib.Path) -> None:
+def check_suffix(path: AnyPath) -> None:
     """Check that the name of a table ends in one of `SUFFIXES`.
 
     Raises:
