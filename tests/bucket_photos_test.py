@@ -10,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from arniqa_jax import errors
-from arniqa_jax.data import kadis700k, pairs, photos, records
+from arniqa_jax.data import kadis700k_writer, pairs, photos, records
 from arniqa_jax.storage import buckets
 
 
@@ -107,20 +107,39 @@ def test_array_record_files(folder, gcs, tmp_path):
     assert len(photos.open_photos(f"{gcs}/records/0.array_record")) == 3
 
 
-def test_the_records_of_tfds(folder, gcs, tmp_path, monkeypatch):
+def test_kadis_is_written_to_a_bucket_and_read_by_tfds(
+    folder, gcs, tmp_path, monkeypatch, caplog
+):
     (tmp_path / "kadis" / "ref_imgs").mkdir(parents=True)
     for number, name in enumerate(("3.PNG", "6.png", "b/1.png")):
         target = tmp_path / "kadis" / "ref_imgs" / f"{number}.png"
         target.write_bytes((folder / name).read_bytes())
-    kadis700k.write(str(tmp_path / "kadis"), str(tmp_path / "data"), shards=2)
-    buckets.upload(tmp_path / "data", f"{gcs}/data")
-    source = "tfds:kadis700k"
-    expected = _batches(photos.open_photos(str(tmp_path / "data"), source))
-    _assert_equal(_batches(photos.open_photos(f"{gcs}/data", source)), expected)
+    source, data = str(tmp_path / "kadis"), f"{gcs}/data"
+    written = kadis700k_writer.write(source, str(tmp_path / "data"), shards=2)
+    assert written == (str(tmp_path / "data" / "kadis700k" / "1.0.0"), 3)
+    order, upload = [], buckets.upload_files
+
+    def noting(path, url, names):
+        order.extend(names)
+        upload(path, url, names)
+
+    monkeypatch.setattr(buckets, "upload_files", noting)
+    with caplog.at_level("INFO"):
+        written = kadis700k_writer.write(source, data, shards=2)
+    assert written == (f"{data}/kadis700k/1.0.0", 3)
+    assert "first, which needs as much space" in caplog.text
+    # A killed upload is not taken for a dataset, because this file is missing.
+    assert order[-1] == "dataset_info.json" and len(order) == 4
+    uploaded = len(order)
+    assert kadis700k_writer.write(source, data) == written and len(order) == uploaded
+    name = "tfds:kadis700k"
+    expected = _batches(photos.open_photos(str(tmp_path / "data"), name))
+    _assert_equal(_batches(photos.open_photos(data, name)), expected)
     # The folder of the dataset may also be given itself.
-    _assert_equal(_batches(photos.open_photos(f"{gcs}/data/kadis700k/1.0.0")), expected)
+    _assert_equal(_batches(photos.open_photos(written[0])), expected)
+    buckets.delete(f"{written[0]}/dataset_info.json")
     with pytest.raises(errors.DatasetError, match="tfds:kadis700k: not prepared"):
-        photos.open_photos(f"{gcs}/nothing", source)
+        photos.open_photos(data, name)
 
 
 def test_a_library_that_hangs_is_given_up(folder, gcs, tmp_path, monkeypatch):

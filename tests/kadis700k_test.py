@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arniqa_jax.data import kadis700k, pairs, photos
+from arniqa_jax.data import kadis700k_writer, pairs, photos
 from arniqa_jax.errors import DatasetError
 
 
@@ -77,18 +77,18 @@ def test_writing_again_keeps_what_is_there(written):
     folder, _ = written
     output = str(folder / "data" / "kadis700k" / "1.0.0")
     before = {file.path: file.stat().st_mtime_ns for file in os.scandir(output)}
-    again = kadis700k.write(str(folder / "source"), str(folder / "data"))
+    again = kadis700k_writer.write(str(folder / "source"), str(folder / "data"))
     assert again == (output, 7)
     assert {f.path: f.stat().st_mtime_ns for f in os.scandir(output)} == before
 
 
 def test_without_photographs_there_is_nothing_to_write(tmp_path):
     with pytest.raises(DatasetError, match="expected a folder ref_imgs"):
-        kadis700k.write(str(tmp_path), str(tmp_path / "data"))
+        kadis700k_writer.write(str(tmp_path), str(tmp_path / "data"))
     (tmp_path / "ref_imgs").mkdir()
     with pytest.raises(DatasetError, match="ref_imgs with PNG files"):
-        kadis700k.write(str(tmp_path), str(tmp_path / "data"))
+        kadis700k_writer.write(str(tmp_path), str(tmp_path / "data"))
     (tmp_path / "ref_imgs" / "1.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"at least two readable .* found 0"):
-        kadis700k.write(str(tmp_path), str(tmp_path / "data"))
+        kadis700k_writer.write(str(tmp_path), str(tmp_path / "data"))
     assert not (tmp_path / "data" / "kadis700k" / "1.0.0").exists()

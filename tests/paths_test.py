@@ -3,7 +3,7 @@
 import pytest
 
 from arniqa_jax import errors
-from arniqa_jax.data import kadis700k, photos
+from arniqa_jax.data import kadis700k_writer, photos
 from arniqa_jax.evaluation import loading
 from arniqa_jax.storage import files, workdir
 from arniqa_jax.weights import encoders
@@ -17,7 +17,10 @@ _USES = {
     "model": (encoders.load, ["https://host/model"]),
     "photos": (photos.open_photos, ["https://host/photos"]),
     "tfds": (lambda url: photos.open_photos(url, "tfds:kadis700k"), ["https://h/x"]),
-    "kadis": (lambda url: kadis700k.write("KADIS700", url), ["gs://b/x", _OF_S3]),
+    "kadis": (
+        lambda url: kadis700k_writer.write("KADIS700", url),
+        [_OF_S3, "https://host/x"],
+    ),
     "root": (lambda url: loading.load_benchmarks("kadid10k", url), ["https://host/x"]),
     "csv": (lambda url: loading.load_benchmarks(f"csv:{url}", ""), ["https://host/x"]),
 }
