@@ -64,18 +64,18 @@ def table(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["root", "folder", "table"])
-def test_a_table_of_ones_own(table, gcs, how):
-    buckets.upload(table, f"{gcs}/Mine")
+def test_a_table_of_ones_own(table, any_bucket, how):
+    buckets.upload(table, f"{any_bucket}/Mine")
     expected = loading.load_benchmarks(f"csv:{table}", "")[0]
     names, root = {
-        "root": ("csv:Mine", gcs),
-        "folder": (f"csv:{gcs}/Mine/", ""),
-        "table": (f"csv:{gcs}/Mine/scores.csv", ""),
+        "root": ("csv:Mine", any_bucket),
+        "folder": (f"csv:{any_bucket}/Mine/", ""),
+        "table": (f"csv:{any_bucket}/Mine/scores.csv", ""),
     }[how]
     (found,) = loading.load_benchmarks(names, root)
     _assert_same(found, expected)
     stamps = found.images.stamps()
-    buckets.write(f"{gcs}/Mine/a/0.png", (table / "b" / "1.png").read_bytes())
+    buckets.write(f"{any_bucket}/Mine/a/0.png", (table / "b" / "1.png").read_bytes())
     (again,) = loading.load_benchmarks(names, root)
     changed = [a != b for a, b in zip(stamps, again.images.stamps(), strict=True)]
     assert changed == [True] + 7 * [False]
@@ -96,9 +96,9 @@ def test_what_is_missing_is_named_by_its_url(table, gcs):
         loading.load_benchmarks("kadid10k", "https://host/datasets")
 
 
-def test_a_path_in_a_bucket_behaves_like_one_on_disk(table, gcs):
-    buckets.upload(table, f"{gcs}/Mine")
-    for root in (table, BucketPath(f"{gcs}/Mine/")):
+def test_a_path_in_a_bucket_behaves_like_one_on_disk(table, any_bucket):
+    buckets.upload(table, f"{any_bucket}/Mine")
+    for root in (table, BucketPath(f"{any_bucket}/Mine/")):
         assert (root.name, root.is_dir(), root.is_file()) == ("Mine", True, False)
         assert sorted(path.name for path in root.iterdir()) == ["a", "b", "scores.csv"]
         assert [path.name for path in root.glob("*.csv")] == ["scores.csv"]
@@ -110,7 +110,7 @@ def test_a_path_in_a_bucket_behaves_like_one_on_disk(table, gcs):
         assert not (root / "no").exists()
         with pytest.raises(FileNotFoundError):
             (root / "no").read_bytes()
-    bucket = BucketPath(gcs)
+    bucket = BucketPath(any_bucket)
     assert bucket.is_dir() and bucket.parent is bucket
     with pytest.raises(TypeError):
         pathlib.Path(bucket)  # it would be a local path `gs:/...`

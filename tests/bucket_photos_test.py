@@ -42,14 +42,14 @@ def _assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("pairing", pairs.PAIRINGS)
-def test_a_folder_gives_the_batches_of_its_copy_on_disk(folder, gcs, pairing):
-    buckets.upload(folder, f"{gcs}/photos")
+def test_a_folder_gives_the_batches_of_its_copy_on_disk(folder, any_bucket, pairing):
+    buckets.upload(folder, f"{any_bucket}/photos")
     local, there = (
-        photos.open_photos(root) for root in (str(folder), f"{gcs}/photos/")
+        photos.open_photos(root) for root in (str(folder), f"{any_bucket}/photos/")
     )
     names = [local.name(i).removeprefix(f"{folder}/") for i in range(len(local))]
     assert names == [
-        there.name(i).removeprefix(f"{gcs}/photos/") for i in range(len(there))
+        there.name(i).removeprefix(f"{any_bucket}/photos/") for i in range(len(there))
     ]
     assert names == ["3.PNG", "6.png", "a/2.jpg", "b/1.png", "c.jpg"]
     expected = _batches(local, pairing=pairing)

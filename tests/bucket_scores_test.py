@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import small_model
@@ -186,3 +187,41 @@ def test_a_shard_is_written_to_a_bucket(model, photos, gcs, tmp_path):
     assert sorted(row["path"] for part in found for row in part) == sorted(
         map(str, photos.iterdir())
     )
+
+
+def _write_tars(photos, folder):
+    for index, path in enumerate(sorted(photos.iterdir())):
+        with tarfile.open(folder / f"{index % 2}.tar", "a") as archive:
+            archive.add(path, f"set/{path.name}")
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_archives_of_a_bucket(model, photos, any_bucket, tmp_path, capsys, kind):
+    run(model, photos)
+    expected = {
+        row["path"].rpartition("/")[2]: (row["score"], row["error"])
+        for row in rows(capsys.readouterr().out)
+    }
+    (tmp_path / "shards").mkdir()
+    if kind == "tar":
+        _write_tars(photos, tmp_path / "shards")
+    else:
+        pyarrow = pytest.importorskip(
+            "pyarrow", reason="the extra parquet is not installed"
+        )
+        from pyarrow import parquet
+
+        columns = {
+            "id": sorted(expected),
+            "image": [(photos / name).read_bytes() for name in sorted(expected)],
+        }
+        table = pyarrow.table(columns)
+        parquet.write_table(table, tmp_path / "shards" / "0.parquet")
+    buckets.upload(tmp_path / "shards", f"{any_bucket}/shards")
+    run(model, f"{any_bucket}/shards/*.{kind}")
+    found = rows(capsys.readouterr().out)
+    assert len(found) == len(expected)
+    assert expected == {
+        row["path"].rpartition("/")[2]: (row["score"], row["error"]) for row in found
+    }
+    assert all(row["path"].startswith(f"{any_bucket}/shards/") for row in found)
