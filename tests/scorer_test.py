@@ -61,6 +61,16 @@ def test_features_and_scores_are_those_of_the_definition(model, images):
     np.testing.assert_allclose(scores, 1 - (raw - 1) / 99, atol=1e-5)
 
 
+def test_a_score_in_bfloat16(directory, model, images):
+    narrow = arniqa_jax.load(directory, precision="bfloat16")
+    scores = narrow.score(images)
+    difference = np.abs(scores - model.score(images)).max()
+    assert scores.dtype == np.float32 and 1e-5 < difference < 0.02
+    assert narrow.fingerprint != model.fingerprint
+    kernel = narrow.extractor.weights["conv1"]["kernel"]
+    assert kernel.dtype == "bfloat16"
+
+
 @pytest.fixture
 def traces(monkeypatch):
     """The shapes of images that the encoder was traced for: one for each program."""

@@ -26,7 +26,8 @@ class Encoder:
         statistics, as our encoders do, or images in [0, 1], as some imported encoders
         do.
       precision: precision of float32 convolutions on an accelerator. `highest` computes
-        in float32, as a CPU does; `default` is faster, see `simclr.SimCLR`.
+        in float32, as a CPU does; `default` is faster, see `simclr.SimCLR`. `bfloat16`
+        computes in bfloat16 on every platform, whatever the module's dtype is.
     """
 
     module: simclr.SimCLR
@@ -50,10 +51,14 @@ class Encoder:
         return self.embed(self.fold(variables), images_BHWC.astype(jnp.float32) / 255)
 
     def fold(self, variables: dict[str, Any]) -> folded_encoder.Weights:
-        """Return the weights for `embed`, for callers that keep them; pure."""
-        return folded_encoder.fold(
+        """Return the weights for `embed`, for callers that keep them; pure.
+
+        The kernels have the dtype of the computation, so that no call converts them.
+        """
+        weights = folded_encoder.fold(
             variables["params"]["encoder"], variables["batch_stats"]["encoder"]
         )
+        return folded_encoder.cast_kernels(weights, self._options()["dtype"])
 
     def embed(
         self, weights: folded_encoder.Weights, images_BHWC: jax.Array
@@ -72,10 +77,11 @@ class Encoder:
         return folded_encoder.receptive_radius(weights)
 
     def _options(self) -> dict[str, Any]:
+        narrow = self.precision == "bfloat16"
         return {
             "imagenet_input": self.imagenet_input,
-            "dtype": self.module.dtype,
-            "precision": self.precision,
+            "dtype": "bfloat16" if narrow else self.module.dtype,
+            "precision": "default" if narrow else self.precision,
         }
 
     @functools.cached_property

@@ -48,6 +48,18 @@ def fold(params: dict[str, Any], batch_stats: dict[str, Any]) -> Weights:
     return weights
 
 
+def cast_kernels(weights: Weights, dtype: str) -> Weights:
+    """Return the weights with kernels of a dtype; biases stay float32."""
+    return {
+        name: value.astype(dtype)
+        if name == "kernel"
+        else cast_kernels(value, dtype)
+        if isinstance(value, dict)
+        else value
+        for name, value in weights.items()
+    }
+
+
 def embed(
     weights: Weights,
     images_NHWC: jax.Array,
@@ -59,7 +71,7 @@ def embed(
     """Return the features of images.
 
     Args:
-      weights: the result of `fold`.
+      weights: the result of `fold` or `cast_kernels`.
       images_NHWC: float in [0, 1].
       imagenet_input: whether to subtract ImageNet's mean and divide by its standard
         deviation first; False for encoders that were trained on images in [0, 1].
@@ -163,6 +175,6 @@ def _block(x: jax.Array, weights: Weights, stride: int, precision: str) -> jax.A
 
 
 def _conv(x: jax.Array, weights: Weights, stride: int, precision: str) -> jax.Array:
-    kernel, bias = (weights[name].astype(x.dtype) for name in ("kernel", "bias"))
-    x = convolution.convolve(x, kernel, stride, precision=precision)
-    return x + bias.reshape(1, 1, 1, -1)
+    kernel = weights["kernel"].astype(x.dtype)
+    y = convolution.convolve(x, kernel, stride, precision=precision)
+    return (y + weights["bias"].reshape(1, 1, 1, -1)).astype(x.dtype)
