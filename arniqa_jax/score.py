@@ -36,7 +36,7 @@ RESUME = _boolean(
 CROPS = _enum(
     "crops",
     None,
-    ["five", "whole"],
+    ["five", "whole", "whole_std"],
     "Centre and corners, or the whole image; default: as the regressor was fitted.",
 )
 MAP = _string("map", None, "Folder for a heat map (PNG) of each image.")

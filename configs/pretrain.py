@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.data.source = "auto"
     config.data.patch_size = 224  # side of a crop, pixels
     config.data.workers = 2  # decoding processes; 0: a thread of the training process
+    config.data.cache_mib = 128  # MiB of decoded photographs that each of them keeps
     # photograph of view B. independent: any other photograph; rolled: view A of the
     # next row of the batch, so that each photograph is decoded once for two uses; same:
     # the photograph of view A, the objective of earlier methods, for comparison
@@ -96,7 +97,9 @@ def get_config() -> ConfigDict:
     # epochs between two validations; 0: no validation before the end
     config.evaluation.every_epochs = 1
     config.evaluation.validation_alpha = 0.1  # ridge penalty of the validation
-    config.evaluation.crops = "five"  # five (centre and corners) or whole
+    # five: centre and corners, as in the paper; whole: the whole image; whole_std: the
+    # whole image, its features pooled by the standard deviation instead of the mean
+    config.evaluation.crops = "five"
     config.evaluation.allow_partial = False  # continue if images are missing
     # only the evaluate command reads it: also tables from [f, |f - f_ref|]
     config.evaluation.full_reference = False

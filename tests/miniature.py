@@ -33,6 +33,7 @@ class PixelStatistics:
     name: str = "pixels"
     patch_size: int = 32
     feature_dim: int = 6
+    pooling: str = "mean"
 
     def apply(self, variables, images):
         return self.embed(self.fold(variables), images.astype(jnp.float32) / 255)

@@ -284,9 +284,10 @@ def test_a_single_readable_photograph_forms_no_pair():
         ({"batch_size": 0}, "train.batch_size=0"),
         ({"seed": -1}, "seed=-1 is not in"),
         ({"seed": 2**32}, "seed=4294967296 is not in"),
-        ({"workers": -1}, "found -1, 8 and 0.05"),
-        ({"patch_size": 0}, "found 0, 0 and 0.05"),
-        ({"max_bad_share": 1.5}, "found 0, 8 and 1.5"),
+        ({"workers": -1}, "found -1, 128, 8 and 0.05"),
+        ({"patch_size": 0}, "found 0, 128, 0 and 0.05"),
+        ({"max_bad_share": 1.5}, "found 0, 128, 8 and 1.5"),
+        ({"cache_mib": -1}, "found 0, -1, 8 and 0.05"),
     ],
 )
 def test_wrong_arguments(options, message):

@@ -215,6 +215,39 @@ def test_score_fn_is_the_score_and_has_a_gradient(model):
     np.testing.assert_allclose(change, jnp.linalg.norm(gradient.ravel()), rtol=0.05)
 
 
+@pytest.mark.parametrize("crops", ["whole", "whole_std"])
+def test_score_fn_of_whole_images(tmp_path, crops):
+    model = arniqa_jax.load(small_model.write(tmp_path / "m", "live", crops=crops))
+    # Away from black and white, where Pillow clips between its two passes too.
+    image = np.random.default_rng(0).integers(64, 192, (160, 96, 3), np.uint8)
+    batch = jnp.asarray(image[None] / 255, jnp.float32)
+    found = jax.jit(model.score_fn)(model.params, batch)
+    # The deviation over a few positions feels the rounding of the half-scale image.
+    np.testing.assert_allclose(found, model.score([image]), atol=1e-2)
+    flat = jnp.full((1, 32, 32, 3), 0.5)  # a deviation of 0 has no gradient
+    gradient = jax.grad(lambda images: model.score_fn(model.params, images).sum())(flat)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_whole_std_is_the_deviation_over_the_positions(directory, images):
+    model = arniqa_jax.load(directory, crops="whole_std")
+    (features,) = model.features([images[1]])[0]
+    scales = (images[1], image_crops.half_scale(images[1]))
+    for scale, found in zip(scales, np.split(features, 2), strict=True):
+        pixels = jnp.asarray(scale[None] / 255, jnp.float32)
+        maps = model.encoder.feature_map(model.extractor.weights, pixels)
+        expected = np.std(np.float64(maps), (0, 1, 2))
+        np.testing.assert_allclose(
+            found, expected / np.linalg.norm(expected), atol=1e-5
+        )
+
+
+def test_no_map_of_deviations(directory, images):
+    model = arniqa_jax.load(directory, crops="whole_std")
+    with pytest.raises(errors.UsageError, match="crops=five or crops=whole"):
+        model.quality_map(images[0])
+
+
 def test_half_scale_of_score_fn_is_that_of_pillow():
     # Away from black and white, where Pillow clips between its two passes too.
     image = np.random.default_rng(0).integers(64, 192, (90, 61, 3), np.uint8)

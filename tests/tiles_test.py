@@ -36,17 +36,18 @@ def test_each_position_comes_from_one_tile_that_sees_all_of_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "size",
+    ("size", "crops"),
     [
-        pytest.param((700, 500), marks=pytest.mark.slow),
-        (401, 1031),
-        pytest.param((130, 1500), marks=pytest.mark.slow),
+        pytest.param((700, 500), "whole", marks=pytest.mark.slow),
+        ((401, 1031), "whole"),
+        ((401, 1031), "whole_std"),
+        pytest.param((130, 1500), "whole", marks=pytest.mark.slow),
     ],
 )
-def test_features_are_those_of_one_pass(encoder, size, monkeypatch):
+def test_features_are_those_of_one_pass(encoder, size, crops, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     image[: size[0] // 2] //= 4  # not the same everywhere
-    whole = Extractor(encoder, crops="whole")
+    whole = Extractor(encoder, crops=crops)
     stream = [(0, whole.view(image))]
     ((_, expected),) = whole.embed(stream)
     monkeypatch.setattr(tiles, "SIDE", 384)

@@ -27,9 +27,6 @@ from arniqa_jax.data.workers import Batches
 from arniqa_jax.errors import DatasetError, ImageError, UsageError
 
 PAIRINGS = ("independent", "rolled", "same")
-# Size of the cache of decoded photographs in each process. A small set of photographs
-# stays decoded, and with `rolled` each photograph is decoded once for two rows.
-_CACHE_BYTES = 128 * 2**20
 
 
 def pair_batches(
@@ -44,6 +41,7 @@ def pair_batches(
     process_count: int = 1,
     pairing: str = "independent",
     max_bad_share: float = 0.05,
+    cache_mib: int = 128,
 ) -> Batches:
     """Return an endless iterator over batches, from `start_step` on.
 
@@ -70,6 +68,9 @@ def pair_batches(
         of the global batch.
       pairing: one of `PAIRINGS`.
       max_bad_share: the largest fraction of unreadable photographs that is tolerated.
+      cache_mib: how many MiB of decoded photographs each loading process keeps. A small
+        set of photographs stays decoded, and with `rolled` each photograph is decoded
+        once for two rows.
 
     Returns:
       An iterator. The caller must close it, which ends the workers.
@@ -91,10 +92,11 @@ def pair_batches(
         )
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed={seed} is not in 0..{2**32 - 1}")
-    if workers < 0 or patch_size < 1 or not 0 <= max_bad_share <= 1:
+    if min(workers, cache_mib) < 0 or patch_size < 1 or not 0 <= max_bad_share <= 1:
         raise UsageError(
-            f"expected data.workers >= 0, data.patch_size >= 1 and data.max_bad_share "
-            f"in 0..1, found {workers}, {patch_size} and {max_bad_share}"
+            f"expected data.workers >= 0, data.cache_mib >= 0, data.patch_size >= 1 "
+            f"and data.max_bad_share in 0..1, found {workers}, {cache_mib}, "
+            f"{patch_size} and {max_bad_share}"
         )
     rows = batch_size // process_count
     load = _Loader(
@@ -103,6 +105,7 @@ def pair_batches(
         rows=slice(process_index * rows, (process_index + 1) * rows),
         pairing=pairing,
         max_bad_share=max_bad_share,
+        cache_bytes=cache_mib * 2**20,
     )
     dataset = (
         grain.MapDataset.range(len(source))
@@ -228,7 +231,7 @@ class _Loader:
         rows: slice,
         pairing: str,
         max_bad_share: float,
-        cache_bytes: int = _CACHE_BYTES,
+        cache_bytes: int,
     ):
         self._source = source
         self._patch_size = patch_size

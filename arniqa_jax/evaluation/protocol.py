@@ -96,7 +96,7 @@ def evaluate(
       encoder: the encoder.
       benchmarks: the datasets.
       cache_dir: directory where features are kept.
-      crops: `five` or `whole`.
+      crops: a key of `preprocessing.CROPS`.
       workers: number of threads that decode images.
       seed: seed of the bootstrap and of the parts in the data-efficiency curve.
       full_reference: whether to predict from [f, `|f - f_ref|`]; datasets without

@@ -44,7 +44,7 @@ class DatasetExtractor:
       encoder: the encoder.
       cache_dir: parent directory of the features; they are in a subdirectory named by
         the fingerprint of the encoder.
-      crops: `five` or `whole`.
+      crops: a key of `preprocessing.CROPS`.
       workers: number of threads that decode images.
     """
 

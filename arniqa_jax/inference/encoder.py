@@ -28,6 +28,8 @@ class Encoder:
       precision: precision of float32 convolutions on an accelerator. `highest` computes
         in float32, as a CPU does; `default` is faster, see `simclr.SimCLR`. `bfloat16`
         computes in bfloat16 on every platform, whatever the module's dtype is.
+      pooling: how the positions of the last map become features, `mean` or `std`; an
+        `Extractor` sets it, see `preprocessing.pooling`.
     """
 
     module: simclr.SimCLR
@@ -36,6 +38,7 @@ class Encoder:
     patch_size: int = 224
     imagenet_input: bool = True
     precision: str = "highest"
+    pooling: str = "mean"
 
     @property
     def feature_dim(self) -> int:
@@ -64,12 +67,14 @@ class Encoder:
         self, weights: folded_encoder.Weights, images_BHWC: jax.Array
     ) -> jax.Array:
         """Return features of float images in [0, 1], as `apply` does; pure."""
-        return folded_encoder.embed(weights, images_BHWC, **self._options())
+        return folded_encoder.embed(
+            weights, images_BHWC, pooling=self.pooling, **self._options()
+        )
 
     def feature_map(
         self, weights: folded_encoder.Weights, images_BHWC: jax.Array
     ) -> jax.Array:
-        """Return the map whose normalised mean `embed` returns; pure."""
+        """Return the map that `embed` pools and normalises; pure."""
         return folded_encoder.feature_map(weights, images_BHWC, **self._options())
 
     def receptive_radius(self, weights: folded_encoder.Weights) -> int:

@@ -43,6 +43,7 @@ class Encoder(Protocol):
     name: str
     variables: Any
     patch_size: int  # side of a crop in pixels
+    pooling: str  # statistic of the map over its positions: mean or std
 
     @property
     def feature_dim(self) -> int:
@@ -55,7 +56,7 @@ class Encoder(Protocol):
         """Return float32 features (B, feature_dim) of images in [0, 1]; pure."""
 
     def feature_map(self, weights: Any, images_BHWC: jax.Array) -> jax.Array:
-        """Return the map whose mean, of length 1, are the features; pure.
+        """Return the map whose statistic, of length 1, is the features; pure.
 
         Whole images of more than `tiles.SIDE`**2 pixels need it.
         """
@@ -91,7 +92,7 @@ class Extractor:
 
         Args:
           encoder: the encoder.
-          crops: `five` or `whole`.
+          crops: a key of `preprocessing.CROPS`.
           batch_size: number of images in a batch, rounded up to a multiple of the
             number of devices; 0 chooses a number that suits the devices.
           devices: by default the devices of this process only, because under
@@ -106,7 +107,9 @@ class Extractor:
         count = len(devices)
         self.batch_size = -(-batch_size // count) * count or per_device * count
         # The compiled functions get the encoder without its variables.
-        self._stateless = dataclasses.replace(encoder, variables=None, name="")
+        self._stateless = dataclasses.replace(
+            encoder, variables=None, name="", pooling=preprocessing.pooling(crops)
+        )
         self.weights = jax.device_put(
             jax.jit(encoder.fold)(jax.tree.map(_of_this_process, encoder.variables)),
             sharding.replicated(self._mesh),
@@ -183,7 +186,7 @@ class Extractor:
     def _batches_at_a_time(self) -> int:
         if self._mesh.devices.flat[0].platform != "cpu":
             return 2  # one batch is computed while the next one is transferred
-        if self.crops == "whole":
+        if self.crops != "five":
             return 1  # a batch may be so large that only one fits into memory
         # One program leaves cores idle between its parallel parts, so there are as many
         # programs as cores.
@@ -195,7 +198,7 @@ class Extractor:
         Args:
           shape: of the first array of a view.
         """
-        if self.crops != "whole":
+        if self.crops == "five":
             return self.batch_size
         height, width = shape[2:4]
         devices = self._mesh.size
@@ -203,7 +206,7 @@ class Extractor:
         return min(self.batch_size, fitting)
 
     def _many_bytes(self, groups: dict[tuple[int, ...], list]) -> bool:
-        if self.crops != "whole":
+        if self.crops == "five":
             return False
         sizes = (len(group) * np.prod(shape) for shape, group in groups.items())
         return sum(sizes) > _WAITING_BYTES
@@ -213,7 +216,7 @@ class Extractor:
         outputs = []
         images = self._images_in_batch(views[0][0].shape)
         for scale in zip(*views, strict=True):
-            if self.crops == "whole" and tiles.needed(*scale[0].shape[2:4]):
+            if self.crops != "five" and tiles.needed(*scale[0].shape[2:4]):
                 outputs.append(self._embed_in_tiles(scale))
                 continue
             batch = np.zeros((images, *scale[0].shape), np.uint8)

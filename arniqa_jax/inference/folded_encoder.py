@@ -67,6 +67,7 @@ def embed(
     imagenet_input: bool = True,
     dtype: str = "float32",
     precision: str = "highest",
+    pooling: str = "mean",
 ) -> jax.Array:
     """Return the features of images.
 
@@ -79,6 +80,7 @@ def embed(
       precision: precision of float32 convolutions on an accelerator. 'highest' computes
         in float32, so that scores agree with those of a CPU; 'default' is faster, see
         `simclr.SimCLR`.
+      pooling: statistic of the last map over its positions, 'mean' or 'std'.
 
     Returns:
       float32 (N, feature_dim), rows of length 1.
@@ -90,7 +92,16 @@ def embed(
         dtype=dtype,
         precision=precision,
     )
-    return losses.l2_normalize(maps.mean((1, 2)))
+    pooled = maps.mean((1, 2))
+    if pooling == "std":
+        centred = maps - pooled[:, None, None]
+        pooled = standard_deviation(jnp.mean(centred**2, (1, 2)))
+    return losses.l2_normalize(pooled)
+
+
+def standard_deviation(variance: jax.Array) -> jax.Array:
+    """Return the square root of variances; its gradient is finite at 0."""
+    return jnp.sqrt(jnp.maximum(variance, 1e-12))
 
 
 def feature_map(

@@ -1,7 +1,8 @@
 """From an image to the pixels that the encoder sees.
 
 The encoder sees an image as five crops at full and half scale, or whole at both scales.
-The crops are those of the official implementation.
+The crops are those of the official implementation. Its last map is pooled over the
+positions by the mean, or, for `whole_std`, by the standard deviation.
 
 Shapes: C crops (5, or 1 for a whole image), S scales (2: full, half), P the side of a
 crop in pixels, H and W the sides of an image.
@@ -18,6 +19,7 @@ from arniqa_jax.data import crops
 CROPS = {
     "five": ("center", "top_left", "bottom_left", "top_right", "bottom_right"),
     "whole": ("whole",),
+    "whole_std": ("whole",),
 }
 # The pixels that the encoder sees of an image, uint8. Five crops are one array, (C, S,
 # P, P, 3). A whole image is two arrays, one per scale, (1, 1, H, W, 3).
@@ -33,6 +35,11 @@ def check_crops(name: str, *, field: str) -> str:
     if name not in CROPS:
         raise errors.UsageError(f"{field}={name!r}: expected one of {', '.join(CROPS)}")
     return name
+
+
+def pooling(crops_name: str) -> str:
+    """Return how the positions of the last map become one vector: `mean` or `std`."""
+    return "std" if crops_name == "whole_std" else "mean"
 
 
 def view(image: np.ndarray, crops_name: str, size: int) -> View:
@@ -89,8 +96,8 @@ def evaluation_crops(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([five_crops(scale, size) for scale in scales], axis=1)
 
 
-def differentiable_crops(images_NHWC: jax.Array, size: int) -> jax.Array:
-    """Return the `evaluation_crops` of float images, (N, 5, 2, size, size, 3).
+def differentiable_scales(images_NHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return float images (N, H, W, 3) at full and half scale.
 
     The half-scale image is not rounded to 8 bits.
     """
@@ -99,8 +106,16 @@ def differentiable_crops(images_NHWC: jax.Array, size: int) -> jax.Array:
     half = jax.image.resize(
         images_NHWC, halved, "cubic", precision=jax.lax.Precision.HIGHEST
     )
+    return images_NHWC, jnp.clip(half, 0, 1)
+
+
+def differentiable_crops(images_NHWC: jax.Array, size: int) -> jax.Array:
+    """Return the `evaluation_crops` of float images, (N, 5, 2, size, size, 3).
+
+    The half-scale image is not rounded to 8 bits.
+    """
     scales = []
-    for scale in (images_NHWC, jnp.clip(half, 0, 1)):
+    for scale in differentiable_scales(images_NHWC):
         _, height, width, _ = scale.shape
         margin = max(0, size - height, size - width)
         border = (0, 0), (margin, margin), (margin, margin), (0, 0)

@@ -1,10 +1,11 @@
 """Features of images that are too large for one pass, computed exactly in tiles.
 
-The features of an image are the mean of the encoder's last map over all positions, so
-they can be summed over parts of the map. A position of the map depends on a window of
-the image: the receptive field. A tile contributes the positions whose window it holds,
-and those at a border of the image, where padding is the same with and without tiles.
-Sums go in another order than in one pass; nothing else differs.
+The features of an image are the mean or the standard deviation of the encoder's last
+map over all positions, so they follow from sums over parts of the map. A position of
+the map depends on a window of the image: the receptive field. A tile contributes the
+positions whose window it holds, and those at a border of the image, where padding is
+the same with and without tiles. Sums go in another order than in one pass; nothing
+else differs.
 
 Shapes: H and W sides of the image, h and w of a tile, B tiles in a batch, D features.
 """
@@ -12,6 +13,7 @@ Shapes: H and W sides of the image, h and w of a tile, B tiles in a batch, D fea
 import collections
 import functools
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -85,7 +87,7 @@ def embed(
     by_size = collections.defaultdict(list)
     for row, column in itertools.product(rows, columns):
         by_size[row.size, column.size].append((row, column))
-    total_D = np.zeros(encoder.feature_dim, np.float64)
+    total_2D = np.zeros((2, encoder.feature_dim), np.float64)
     place = sharding.over_batch(mesh)
     for (height, width), tiles in by_size.items():
         for i in range(0, len(tiles), mesh.size):
@@ -98,11 +100,13 @@ def embed(
                 row_masks[k, row.first : row.stop] = 1
                 column_masks[k, column.first : column.stop] = 1
             inputs = jax.device_put((pixels, row_masks, column_masks), place)
-            total_D += np.asarray(_sums(encoder, weights, *inputs)).sum(0)
-    mean_D = total_D / (-(-image_HW3.shape[0] // _STRIDE))
-    mean_D /= -(-image_HW3.shape[1] // _STRIDE)
-    length = np.sqrt(np.maximum(np.sum(mean_D**2), 1e-24))
-    return (mean_D / length).astype(np.float32)
+            total_2D += np.asarray(_sums(encoder, weights, *inputs)).sum(0)
+    positions = math.prod(-(-side // _STRIDE) for side in image_HW3.shape[:2])
+    pooled_D, mean_square_D = total_2D / positions
+    if encoder.pooling == "std":
+        pooled_D = np.sqrt(np.maximum(mean_square_D - pooled_D**2, 1e-12))
+    length = np.sqrt(np.maximum(np.sum(pooled_D**2), 1e-24))
+    return (pooled_D / length).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -113,11 +117,11 @@ def _sums(
     row_masks: jax.Array,
     column_masks: jax.Array,
 ) -> jax.Array:
-    """Return the sums (B, D) of the maps of tiles over the positions of the masks."""
+    """Return sums (B, 2, D) of maps and of their squares over the masks' positions."""
     maps = encoder.feature_map(weights, tiles_BHW3.astype(jnp.float32) / 255)
     return jnp.einsum(
-        "bhwd,bh,bw->bd",
-        maps,
+        "sbhwd,bh,bw->bsd",
+        jnp.stack([maps, maps**2]),
         row_masks,
         column_masks,
         precision=jax.lax.Precision.HIGHEST,

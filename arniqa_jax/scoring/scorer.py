@@ -50,7 +50,8 @@ def load(
         downloaded once, or a model of the Hugging Face hub,
         `hf://ORG/REPO[@REVISION][:NAME]`.
       checkpoint: checkpoint of a workdir: `best`, `last` or a step.
-      crops: `five` or `whole`; by default those that the regressor was fitted on.
+      crops: `five`, `whole` or `whole_std`; by default those that the regressor was
+        fitted on.
       batch_size: images per batch; 0 chooses a number that suits the devices.
       precision: precision of float32 convolutions on a TPU or GPU. `highest` computes
         in float32, so that scores agree with those of a CPU up to the order of sums.
@@ -132,7 +133,7 @@ class Scorer:
     Attributes:
       encoder: the encoder.
       regressor: the regressor; None if the model gives only features.
-      crops: `five` or `whole`.
+      crops: a key of `preprocessing.CROPS`.
       background: shown by transparent pixels, (R, G, B).
       params: the parameters of `score_fn`: `encoder`, the folded weights, and
         `regressor`, its `weights` (D,) and `intercept`, float32.
@@ -222,8 +223,18 @@ class Scorer:
 
         Returns:
           float32 (rows, columns), on the scale of `score`; (1, 1) for a small image.
+
+        Raises:
+          UsageError: the crops are `whole_std`.
         """
         from arniqa_jax.scoring import heat_map
+
+        if self.crops == "whole_std":
+            # The deviation over the few positions of a window differs from that over
+            # the image.
+            raise errors.UsageError(
+                "a map needs a model for crops=five or crops=whole, not whole_std"
+            )
 
         stride = stride or max(1, self.encoder.patch_size // 4)
         return heat_map.quality_map(self, self._pixels(image, 0), stride)
@@ -244,15 +255,25 @@ class Scorer:
           float32 (N,), higher is better. The half-scale image is not rounded to 8 bits,
           unlike in `score`, so the two agree to about 1e-3.
         """
-        crops_NCSHW3 = preprocessing.differentiable_crops(
-            images_NHWC, self.encoder.patch_size
-        )
-        return self.score_crops(params, crops_NCSHW3)
+        if self.crops == "five":
+            views = [
+                preprocessing.differentiable_crops(images_NHWC, self.encoder.patch_size)
+            ]
+        else:
+            scales = preprocessing.differentiable_scales(images_NHWC)
+            views = [scale[:, None, None] for scale in scales]
+        return self._scores_of_views(params, views)
 
     def score_crops(self, params: dict[str, Any], crops_BCSHW3: jax.Array) -> jax.Array:
         """Return the scores (B,) of crops, uint8 or float in [0, 1]; pure."""
+        return self._scores_of_views(params, [crops_BCSHW3])
+
+    def _scores_of_views(self, params: dict[str, Any], views: list) -> jax.Array:
         regressor = self.require_regressor()
-        features_BCD = self.extractor.crop_features(params["encoder"], crops_BCSHW3)
+        features_BCD = jnp.concatenate(
+            [self.extractor.crop_features(params["encoder"], view) for view in views],
+            axis=-1,
+        )
         linear = params["regressor"]
         raw_B = jnp.dot(features_BCD.mean(1), linear["weights"], precision=_HIGHEST)
         return regressor.public_scores(raw_B + linear["intercept"])

@@ -271,6 +271,7 @@ class _Run:
             process_count=jax.process_count(),
             pairing=data.pairing,
             max_bad_share=data.max_bad_share,
+            cache_mib=data.cache_mib,
         )
 
     def _log_step(self, pending: _Pending | None) -> None:

@@ -22,6 +22,7 @@ from arniqa_jax.training import plans
 _MAY_CHANGE = (
     "data.root",
     "data.workers",
+    "data.cache_mib",
     "data.max_bad_share",
     "degradation.tile",
     "evaluation.",

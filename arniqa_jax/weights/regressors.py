@@ -29,7 +29,7 @@ class Regressor:
       score_range: the raw scores that map to the public scores 0 and 1.
       higher_is_better: False for DMOS; the public score is then 1 minus the scaled
         score.
-      crops: `five` or `whole`.
+      crops: a key of `preprocessing.CROPS`.
       patch_size: side of a crop in pixels.
       encoder: fingerprint of the encoder that it was fitted on.
       images: number of images that it was fitted on.
