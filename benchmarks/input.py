@@ -53,7 +53,7 @@ def main():
         print(f"a step of {arguments.run} needs {need:.1f} pairs/s")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        sizes = _write(folder, arguments.photos, arguments.number)
+        sizes = write(folder, arguments.photos, arguments.number)
         for kind, size in sizes.items():
             print(
                 f"{arguments.number} photographs as {kind}: {size / 1000:.0f} kB each"
@@ -92,7 +92,7 @@ def _need(run: pathlib.Path) -> float:
     return batch_size / statistics.median(seconds[1:])  # the first step compiles
 
 
-def _write(folder: pathlib.Path, root: str, number: int) -> dict[str, float]:
+def write(folder: pathlib.Path, root: str, number: int) -> dict[str, float]:
     """Write `number` cuts in three ways; return the mean file size of each in bytes."""
     for kind in (*_KINDS, "array_record"):
         (folder / kind).mkdir()

@@ -3,7 +3,7 @@
     python -m arniqa_jax.main --config=pod --workdir=SHARED/run \\
         --config.data.root=SHARED/kadis700k
 
-SHARED is a file system that all hosts mount: the workdir cannot be a bucket.
+SHARED is a bucket, gs://BUCKET, or a file system that all hosts mount.
 """
 
 from ml_collections import ConfigDict
