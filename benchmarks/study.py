@@ -32,6 +32,10 @@ STUDIES = {
         pairing: {"data.pairing": pairing}
         for pairing in ("independent", "rolled", "same")
     },
+    "negatives": {
+        "both-scales": {},
+        "one-scale": {"loss.scale_negatives": False},
+    },
     "chains": {
         f"up-to-{length}": {"degradation.max_distortions": length}
         for length in (4, 1, 2, 7)

@@ -56,6 +56,9 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.temperature = 0.1  # temperature of NT-Xent
+    # whether the full- and half-scale crops of one pair are negatives of each other, as
+    # in the paper
+    config.loss.scale_negatives = True
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # sgd, adamw, lars

@@ -35,6 +35,34 @@ def test_nt_xent_is_its_definition(temperature):
     np.testing.assert_allclose(losses.nt_xent(a, b, temperature), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("over_devices", [False, True])
+def test_without_the_other_scale_among_the_negatives(over_devices):
+    """Rows 2i and 2i + 1 of a view are the scales of pair i."""
+    a, b = _views(32, 5)
+    pair, scale = np.divmod(np.arange(64) % 32, 2)
+    excluded = (pair[:, None] == pair) & (scale[:, None] != scale)
+    excluded |= np.eye(64, dtype=bool)
+
+    def plain(a, b):
+        z = jnp.concatenate([losses.l2_normalize(a), losses.l2_normalize(b)])
+        logits = jnp.where(excluded, -jnp.inf, jnp.matmul(z, z.T, precision="highest"))
+        positives = jnp.sum(z[:32] * z[32:], axis=-1)
+        return jax.nn.logsumexp(logits, axis=-1).mean() - positives.mean()
+
+    def found(a, b):
+        if over_devices:
+            return _over_devices(a, b, 1.0, scale_negatives=False)
+        return losses.contrast(a, b, 1.0, scale_negatives=False).loss
+
+    expected = jax.value_and_grad(plain, (0, 1))(a, b)
+    for one, other in zip(
+        jax.tree.leaves(jax.value_and_grad(found, (0, 1))(a, b)),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_nt_xent_normalises_its_inputs():
     a, b = _views(6, 5)
     scaled = losses.nt_xent(3 * a, 0.2 * b)
@@ -88,10 +116,12 @@ def _plain(a, b, temperature):
     return jax.nn.logsumexp(logits, axis=-1).mean() - positives.mean()
 
 
-def _over_devices(a, b, temperature):
+def _over_devices(a, b, temperature, **options):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     return jax.shard_map(
-        functools.partial(losses.contrast, temperature=temperature, axis="data"),
+        functools.partial(
+            losses.contrast, temperature=temperature, axis="data", **options
+        ),
         mesh=mesh,
         in_specs=P("data"),
         out_specs=P(),

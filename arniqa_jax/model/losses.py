@@ -77,6 +77,7 @@ def contrast(
     b_ND: jax.Array,
     temperature: float = 0.1,
     axis: str | None = None,
+    scale_negatives: bool = True,
 ) -> Contrast:
     """Return NT-Xent together with the two measures of the embedding.
 
@@ -87,10 +88,15 @@ def contrast(
       axis: inside `shard_map`, the mesh axis that the pairs are divided over. The
         inputs are then the pairs of this device, and the outputs are those of all
         pairs.
+      scale_negatives: whether the other scale of a pair is a negative, as in the paper.
+        If not, rows 2i and 2i + 1 must be the two scales of a pair, and neither they
+        nor their positives are negatives of each other.
     """
     a_ND, b_ND = l2_normalize(a_ND), l2_normalize(b_ND)
     z_RD = jnp.concatenate([a_ND, b_ND])
-    log_sums_R, potentials_R = _against_all(z_RD * temperature**-0.5, temperature, axis)
+    log_sums_R, potentials_R = _against_all(
+        z_RD * temperature**-0.5, temperature, axis, scale_negatives
+    )
     # s_ij = s_ji, so both rows of a pair have the same positive term.
     sums = jnp.stack(
         [
@@ -108,8 +114,8 @@ def contrast(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _against_all(y_RD, temperature, axis):
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _against_all(y_RD, temperature, axis, scale_negatives):
     """Return, for each row of this device, two sums over the M - 1 other rows.
 
     The other rows include those of all other devices.
@@ -117,23 +123,25 @@ def _against_all(y_RD, temperature, axis):
     Args:
       y_RD: rows of length t^-1/2, whose products are the logits l_ik = s_ik / t.
       temperature: t.
-      axis: see `contrast`.
+      axis, scale_negatives: see `contrast`. Without `scale_negatives`, the first sum
+        has two terms less.
 
     Returns:
       Two arrays (R,): log(sum_k exp(l_ik)), and sum_k exp(4 s_ik - 4), which is sum_k
       exp(-2 |z_i - z_k|^2) because |z_i - z_k|^2 = 2 - 2 s_ik. The second has no
       gradient.
     """
-    return _forward(y_RD, temperature, axis)[0]
+    return _forward(y_RD, temperature, axis, scale_negatives)[0]
 
 
-def _forward(y_RD, temperature, axis):
+def _forward(y_RD, temperature, axis, scale_negatives):
     y_MD = _gather(y_RD, axis)
 
     def row(y_D, own_index):
         logits_M = jnp.dot(y_MD, y_D, precision=_PRECISION)
+        contrasted_M = _contrasted(len(y_MD), own_index, len(y_RD), scale_negatives)
+        log_sum = jax.nn.logsumexp(logits_M, where=contrasted_M)
         other_M = jnp.arange(len(y_MD)) != own_index
-        log_sum = jax.nn.logsumexp(logits_M, where=other_M)
         potentials_M = jnp.exp(4 * temperature * logits_M - 4)
         return log_sum, jnp.sum(potentials_M, where=other_M)
 
@@ -141,10 +149,11 @@ def _forward(y_RD, temperature, axis):
     return sums, (y_RD, y_MD, sums[0])
 
 
-def _backward(axis, saved, gradients):
+def _backward(axis, scale_negatives, saved, gradients):
     """Return the gradient of the rows of this device.
 
-    Row i enters its own sum and, because l_ik = l_ki, the sum of every other row. Let
+    Row i enters its own sum and, because l_ik = l_ki, the sum of every row that is
+    contrasted with it. Let
     p_ik = exp(l_ik - log_sum_i), the softmax, and g the gradient of the log sums. Then
     dy_i = sum_k (g_i p_ik + g_k p_ki) y_k. For rows of other devices, p_ki needs only
     their log sum, so no gradient of an embedding has to be communicated.
@@ -156,8 +165,8 @@ def _backward(axis, saved, gradients):
     def row(y_D, own_index, log_sum, g):
         logits_M = jnp.dot(y_MD, y_D, precision=_PRECISION)
         own_M, others_M = jnp.exp(logits_M - log_sum), jnp.exp(logits_M - log_sums_M)
-        other_M = jnp.arange(len(y_MD)) != own_index
-        weights_M = jnp.where(other_M, g * own_M + g_M * others_M, 0)
+        contrasted_M = _contrasted(len(y_MD), own_index, len(y_RD), scale_negatives)
+        weights_M = jnp.where(contrasted_M, g * own_M + g_M * others_M, 0)
         return jnp.dot(weights_M, y_MD, precision=_PRECISION)
 
     rows = (y_RD, _row_indices(y_RD, axis), log_sums_R, g_R)
@@ -165,6 +174,24 @@ def _backward(axis, saved, gradients):
 
 
 _against_all.defvjp(_forward, _backward)
+
+
+def _contrasted(
+    count: int, own_index: jax.Array, rows_per_device: int, scale_negatives: bool
+) -> jax.Array:
+    """Return which of `count` rows the row `own_index` is contrasted with, bool (M,).
+
+    These are its positive and its negatives. The rows of a device are those of view A,
+    then those of view B, in the order of the pairs.
+    """
+    indices = jnp.arange(count)
+    contrasted = indices != own_index
+    if not scale_negatives:
+        place = own_index % rows_per_device
+        positive = own_index - place + (place + rows_per_device // 2) % rows_per_device
+        # Even and odd rows are the two scales.
+        contrasted &= (indices != own_index ^ 1) & (indices != positive ^ 1)
+    return contrasted
 
 
 def _gather(x: jax.Array, axis: str | None) -> jax.Array:

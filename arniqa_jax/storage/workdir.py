@@ -28,7 +28,11 @@ from arniqa_jax.storage.spool import Spool
 
 # Fields that a newer version of the program added, with the value that gives what the
 # versions before it computed. A run of an older version is read with these values.
-_ADDED_FIELDS = {"model.precision": "default", "data.cache_mib": 128}
+_ADDED_FIELDS = {
+    "model.precision": "default",
+    "data.cache_mib": 128,
+    "loss.scale_negatives": True,
+}
 
 
 class Workdir:

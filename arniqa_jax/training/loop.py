@@ -194,6 +194,7 @@ class _Run:
             self._schedule,
             self._mesh,
             temperature=config.loss.temperature,
+            scale_negatives=config.loss.scale_negatives,
             accumulation=config.train.accumulation,
             degradation_options=dict(**config.degradation),
         )
@@ -363,8 +364,9 @@ class _Run:
                 print(f"\n{report.side_by_side(*results)}")
                 report.write_comparison(*results, self._workdir.results / "comparison")
             # A batch of N pairs has 4N embeddings, and each is compared with 4N - 1
-            # others.
-            chance = math.log(4 * self._config.train.batch_size - 1)
+            # others, or without those of the other scale with 4N - 3.
+            left_out = 1 if self._config.loss.scale_negatives else 3
+            chance = math.log(4 * self._config.train.batch_size - left_out)
             pictures.loss_curve(
                 self._workdir.pictures / "loss.png",
                 metrics_log.read(self._workdir.metrics),

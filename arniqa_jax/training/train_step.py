@@ -142,6 +142,7 @@ def make_step(
     mesh: Mesh,
     *,
     temperature: float,
+    scale_negatives: bool = True,
     accumulation: int,
     degradation_options: dict[str, Any],
 ) -> Callable:
@@ -155,6 +156,7 @@ def make_step(
       schedule: for the metric `learning_rate`.
       mesh: the mesh of all devices, with one axis `data`.
       temperature: temperature of NT-Xent.
+      scale_negatives: see `losses.contrast`.
       accumulation: number of chunks in which the batch is embedded, see `_gradients`.
       degradation_options: see `degrade`.
 
@@ -170,7 +172,12 @@ def make_step(
     # Without `shard_map`, the partitioner would store the similarities of all rows on
     # every device.
     contrast_fn = jax.shard_map(
-        functools.partial(losses.contrast, temperature=temperature, axis="data"),
+        functools.partial(
+            losses.contrast,
+            temperature=temperature,
+            axis="data",
+            scale_negatives=scale_negatives,
+        ),
         mesh=mesh,
         in_specs=P("data"),
         out_specs=P(),
