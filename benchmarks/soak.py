@@ -1,6 +1,7 @@
 """Kill runs with SIGKILL at random moments; each must end as if it had not been killed.
 
     python benchmarks/soak.py --kills=100 [--processes=2] [--seed=0]
+    python benchmarks/soak.py --kills=50 --workdir=gs://BUCKET/soak [--emulator]
 
 A run trains the tiny encoder on the built-in photographs, in crops of 64 pixels, and
 validates it on a few images. One run is not disturbed. The others are killed several
@@ -10,11 +11,16 @@ processes, one is killed and all are started again. Then the run may finish. It 
 have the same parameters as the undisturbed run, bit for bit, and the same metrics.jsonl
 except for times. A killed run must not leave a process or shared memory behind, and no
 run may start from an incomplete checkpoint. Otherwise the program exits with code 1.
+
+With `--workdir` the killed runs are in a bucket; the undisturbed run is local all the
+same. With `--emulator` the bucket is in an emulator on this machine, and `--faults` is
+the share of requests to it that fail.
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -26,6 +32,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -72,27 +79,39 @@ def main():
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workdir", default="", help="gs://BUCKET/FOLDER")
+    parser.add_argument("--emulator", action="store_true")
+    parser.add_argument("--faults", type=float, default=0.0)
     arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        if arguments.emulator:
+            bucket = arguments.workdir.split("/")[2]
+            stack.enter_context(_emulator(bucket, arguments.faults, arguments.seed))
+        _soak(arguments)
+
+
+def _soak(arguments: argparse.Namespace) -> None:
     rng = random.Random(arguments.seed)
     started = time.monotonic()
     kills = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         write_scored(folder / "scored")
-        _life(folder / "undisturbed", "never", arguments.processes, rng)
+        start = functools.partial(_life, folder, arguments.processes, rng)
+        start(folder / "undisturbed", "never")
         expected = outcome(folder / "undisturbed")
         phases = [list(_PHASES)[n % len(_PHASES)] for n in range(arguments.kills)]
         rng.shuffle(phases)
         runs = 0
         while phases:
-            run = folder / f"run{runs}"
+            run = f"{arguments.workdir or folder}/run{runs}"
             for phase in phases[:_KILLS_OF_A_RUN]:
                 # A run may end before the drawn moment.
-                while not _killed(run, phase, arguments.processes, rng):
+                while not _killed(start, run, phase, rng):
                     pass
                 kills[phase] += 1
             del phases[:_KILLS_OF_A_RUN]
-            _life(run, "never", arguments.processes, rng)
+            start(run, "never")
             _same(outcome(run), expected, run)
             runs += 1
             print(f"{kills.total()} kills, {runs} runs ended equal", flush=True)
@@ -128,7 +147,23 @@ def write_scored(folder: pathlib.Path) -> None:
     (folder / "table.csv").write_text("\n".join(rows) + "\n")
 
 
-def _killed(run: pathlib.Path, phase: str, processes: int, rng: random.Random) -> bool:
+@contextlib.contextmanager
+def _emulator(bucket: str, faults: float, seed: int) -> Iterator[None]:
+    """Start an emulator with a bucket, for this process and those that it starts."""
+    sys.path.append(str(_ROOT / "tests"))
+    import emulators
+    import fault_proxy
+
+    with emulators.gcs_server() as address, fault_proxy.proxy(address) as proxy:
+        proxy.fault = fault_proxy.at_random(faults, seed)
+        os.environ.update(emulators.gcs_environment(proxy.address))
+        emulators.make_bucket(address, bucket)
+        yield
+        requests = ", ".join(f"{n} {name}" for name, n in proxy.requests.items())
+        print(f"requests to the bucket: {requests}; {proxy.faults} failed")
+
+
+def _killed(start: Callable, run: str, phase: str, rng: random.Random) -> bool:
     """Start the run and kill it in the phase; return False if it ended before."""
     done = _last_checkpoint(run)
     every = {"start": 1, "step": 1, "save": _SAVE, "evaluation": _VALIDATE}[phase]
@@ -138,10 +173,12 @@ def _killed(run: pathlib.Path, phase: str, processes: int, rng: random.Random) -
         phase, ahead = "start", [0]
     delay = rng.uniform(0, _PHASES[phase])
     moment = f"{phase}:{rng.choice(ahead)}:SIGKILL:{delay:.3f}"
-    return _life(run, moment, processes, rng)
+    return start(run, moment)
 
 
-def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) -> bool:
+def _life(
+    data: pathlib.Path, processes: int, rng: random.Random, run: str, moment: str
+) -> bool:
     """Run one start to its end or kill; return whether it was killed.
 
     Raises:
@@ -150,7 +187,7 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
     before = _last_checkpoint(run)
     flags = ["--config=configs/pretrain.py", f"--workdir={run}"]
     flags += [f"--config.{name}={value}" for name, value in FIELDS.items()]
-    flags.append(f"--config.evaluation.root={run.parent}")
+    flags.append(f"--config.evaluation.root={data}")
     # The number of workers does not change a batch, and a worker takes time to start.
     flags.append(f"--config.data.workers={rng.choice([0, 0, 0, 1])}")
     if processes > 1:
@@ -169,7 +206,9 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
                 stderr=subprocess.PIPE,
                 text=True,
                 # All descendants inherit this mark in their environment.
-                env=os.environ | ENVIRONMENT | {"SOAK_RUN": str(run)},
+                env=os.environ
+                | ENVIRONMENT
+                | {"SOAK_RUN": str(run), "XDG_CACHE_HOME": str(data / "cache")},
             )
         )
     watch = threading.Thread(target=_note_shared_memory, args=(run, children))
@@ -191,10 +230,14 @@ def _life(run: pathlib.Path, moment: str, processes: int, rng: random.Random) ->
     return killed
 
 
-def _last_checkpoint(run: pathlib.Path) -> int:
+def _last_checkpoint(run: pathlib.Path | str) -> int:
     """Return the step of the last complete checkpoint; 0 if there is none."""
-    directory = run / "checkpoints"
-    names = os.listdir(directory) if directory.is_dir() else []
+    directory = os.path.join(run, "checkpoints")
+    if buckets.is_url(run):
+        ends = "/commit_success.txt"
+        names = [n.removesuffix(ends) for n in buckets.find(directory) if ends in n]
+    else:
+        names = os.listdir(directory) if os.path.isdir(directory) else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
@@ -219,7 +262,7 @@ def outcome(run: pathlib.Path | str) -> tuple[dict[str, bytes], list[dict]]:
     return stored, [{k: line[k] for k in line.keys() - timing} for line in lines]
 
 
-def _same(found, expected, run: pathlib.Path) -> None:
+def _same(found, expected, run: str) -> None:
     differing = [
         name for name in expected[0] if found[0].get(name) != expected[0][name]
     ]
@@ -229,7 +272,7 @@ def _same(found, expected, run: pathlib.Path) -> None:
         raise SystemExit(f"{run}: metrics.jsonl differs: {found[1]} != {expected[1]}")
 
 
-def _processes_of(run: pathlib.Path) -> list[int]:
+def _processes_of(run: str) -> list[int]:
     """Return the running processes that have the mark of a run in their environment."""
     mark, found = f"SOAK_RUN={run}\0".encode(), []
     for directory in pathlib.Path("/proc").iterdir():
@@ -243,7 +286,9 @@ def _processes_of(run: pathlib.Path) -> list[int]:
     return found
 
 
-def _note_shared_memory(run: pathlib.Path, children: list[subprocess.Popen]) -> None:
+def _note_shared_memory(
+    run: pathlib.Path | str, children: list[subprocess.Popen]
+) -> None:
     """Add what the processes of a run map in /dev/shm to `_SHARED_MEMORY`, to its end.
 
     Other programs on the machine have segments there too, which are not ours to judge.
