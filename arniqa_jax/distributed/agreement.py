@@ -27,7 +27,11 @@ _MESSAGE_BYTES = 4096
 # Seconds that process 0 waits for the others to leave: after its own failure, and after
 # the loss of a process, which may never report that it leaves.
 _GRACE_AFTER_FAILURE, _GRACE_AFTER_LOSS = 10.0, 2.0
-_ALIVE, _FAILED, _LEFT = (f"arniqa_jax/{name}" for name in ("alive", "failed", "left"))
+_ALIVE, _FAILED, _LEFT, _DONE = (
+    f"arniqa_jax/{name}" for name in ("alive", "failed", "left", "done")
+)
+_LONGEST_ACTION_MS = 600_000
+_actions = itertools.count()  # calls of `on_first_process`, the same on all processes
 # Substrings of the error messages of a broken collective, one per backend.
 _LOST = ("Gloo", "NCCL", "coordination service", "heartbeat", "UNAVAILABLE")
 
@@ -82,12 +86,18 @@ def on_first_process(action: Callable[[], object]) -> None:
         action()
         return
     message = b""
+    done = f"{_DONE}/{next(_actions)}"
+    client = distributed.global_state.client
     if jax.process_index() == 0:
         try:
             action()
         except (errors.ArniqaError, OSError) as error:
             code = getattr(error, "exit_code", errors.ArniqaError.exit_code)
             message = f"{code} {error}".encode()[:_MESSAGE_BYTES]
+        client.key_value_set(done, "")
+    else:
+        # The action may take a minute, but a collective of CPUs waits for 30 s only.
+        client.blocking_key_value_get(done, _LONGEST_ACTION_MS)
     padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
     code, _, text = received.rstrip(b"\0").decode(errors="replace").partition(" ")
