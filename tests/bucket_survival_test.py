@@ -53,7 +53,7 @@ def _run(data, run, *moments, store=None) -> list[tuple[int, str]]:
         for rank, moment in enumerate(moments)
     ]
     try:
-        said = [process.communicate(timeout=600)[1] for process in started]
+        said = [process.communicate(timeout=900)[1] for process in started]
     finally:
         for process in started:
             process.kill()
