@@ -18,9 +18,8 @@ from unittest import mock
 import pytest
 import yaml
 
-from arniqa_jax import command, main, score
+from arniqa_jax import command, main
 from arniqa_jax.training import metrics_log
-from arniqa_jax.version import __version__
 from benchmarks import soak
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -340,25 +339,3 @@ def test_the_job_set_refers_to_what_there_is():
     fields = _fields_of(run)
     for path in (source, fields["workdir"], fields["config"].data.root):
         assert path.startswith("gs://BUCKET/")
-
-
-def test_the_ray_job_is_a_command_that_scores():
-    job = yaml.safe_load((_LAUNCH / "score_ray.yaml").read_text())["spec"]
-    words = shlex.split(job["entrypoint"])
-    assert words[:3] == ["python", "-m", "arniqa_jax.score"]
-    paths = command.parse_flags(words[2:], score.FLAGS)
-    assert score.FLAGS["engine"].value == "ray" and score.FLAGS["resume"].value
-    cluster = job["rayClusterSpec"]
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    for group in groups:
-        pod = group["template"]["spec"]
-        (volume,), (container,) = pod["volumes"], pod["containers"]
-        (mount,) = container["volumeMounts"]
-        assert volume["name"] == mount["name"]
-        assert f":{cluster['rayVersion']}-" in container["image"]
-        for path in (*paths, score.FLAGS["output"].value):
-            assert path.startswith(mount["mountPath"] + "/")
-    (wheel, _) = yaml.safe_load(job["runtimeEnvYAML"])["pip"]
-    assert f"/arniqa_jax-{__version__}-" in wheel and wheel.endswith("[ray]")
-    pins = (_ROOT / "constraints.txt").read_text().splitlines()
-    assert f"ray=={cluster['rayVersion']}" in pins
