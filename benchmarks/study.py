@@ -52,6 +52,7 @@ STUDIES = {
         "no-projector-norm": {"model.projector_norm": "none"},
         "rate-3e-3": {"optimizer.learning_rate": 3e-3},
         "whole-images": {"evaluation.crops": "whole"},
+        "five-crops": {"evaluation.crops": "five"},
     },
 }
 
