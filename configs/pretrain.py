@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.seed = 27  # all randomness derives from it
 
     config.data = ConfigDict()
-    config.data.root = ""  # folder of photographs; empty: built-in photographs
+    config.data.root = ""  # folder, gs:// or s3://; empty: built-in photographs
     # auto (chosen by the files in the root), folder, array_record, tfds:NAME, builtin
     config.data.source = "auto"
     config.data.patch_size = 224  # side of a crop, pixels
@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
     config.train.accumulation = 1
 
     config.evaluation = ConfigDict()
-    config.evaluation.root = ""  # folder that contains the labelled datasets
+    config.evaluation.root = ""  # folder of the labelled datasets, also in a bucket
     # comma-separated: builtin, live, csiq, tid2013, kadid10k, flive, spaq, clive,
     # koniq-10k, koniq-10k-official, biq2021, uhd-iqa, pipal, csv, meta:NAME
     config.evaluation.datasets = "builtin"

@@ -12,6 +12,9 @@ from PIL import Image
 from arniqa_jax import errors
 from arniqa_jax.data import kadis700k_writer, pairs, photos, records
 from arniqa_jax.storage import buckets
+from arniqa_jax.training import loop
+from benchmarks import soak
+from configs import pretrain
 
 
 @pytest.fixture
@@ -180,3 +183,27 @@ def test_a_bucket_or_a_folder_that_is_not_there(gcs):
         photos.open_photos("gs://no-such-bucket/photos")
     with pytest.raises(errors.DatasetError, match="no such file or folder"):
         photos.open_photos(f"{gcs}/photos")
+
+
+@pytest.mark.slow
+def test_a_run_from_a_bucket_equals_one_from_disk(folder, gcs, tmp_path):
+    """It may also move there: the root is not part of what is computed."""
+    buckets.upload(folder, f"{gcs}/photos")
+    soak.write_scored(tmp_path / "scored")
+    outcomes = []
+    for name, roots in {
+        "disk": [str(folder)],
+        "bucket": [f"{gcs}/photos"],
+        "moved": [str(folder), f"{gcs}/photos"],
+    }.items():
+        for steps, root in zip((2, 4)[-len(roots) :], roots, strict=True):
+            config = pretrain.get_config()
+            config.update_from_flattened_dict(soak.FIELDS)
+            config.train.batch_size = 8  # one pair for each device of these tests
+            config.train.steps = steps
+            config.evaluation.root = str(tmp_path)
+            config.data.root, config.data.max_bad_share = root, 1.0
+            config.data.workers = 0
+            loop.run(config, tmp_path / name)
+        outcomes.append(soak.outcome(tmp_path / name))
+    assert outcomes[0] == outcomes[1] == outcomes[2]

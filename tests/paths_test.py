@@ -4,7 +4,8 @@ import pytest
 
 from arniqa_jax import errors
 from arniqa_jax.data import kadis700k_writer, photos
-from arniqa_jax.evaluation import loading
+from arniqa_jax.evaluation import loading, results
+from arniqa_jax.scoring import rows
 from arniqa_jax.storage import files, workdir
 from arniqa_jax.weights import encoders
 
@@ -15,6 +16,8 @@ _USES = {
     "local_path": (lambda url: files.local_path(url, "--output"), ["gs://b/x", _OF_S3]),
     "workdir": (workdir.Workdir, [_OF_S3, "https://host/run"]),
     "model": (encoders.load, ["https://host/model"]),
+    "results": (results.load, ["gs://bucket/run/results/5", _OF_S3]),
+    "map": (lambda url: rows.ScoreRows("m", map_folder=url), ["gs://b/x", _OF_S3]),
     "photos": (photos.open_photos, ["https://host/photos"]),
     "tfds": (lambda url: photos.open_photos(url, "tfds:kadis700k"), ["https://h/x"]),
     "kadis": (

@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> None:
         raise errors.UsageError(f"expected at most one image, got {len(arguments)}")
     from arniqa_jax.degradation import contact_sheets
 
-    crop = contact_sheets.load_crop(arguments[0] if arguments else None)
+    image = files.local_path(arguments[0], "the image") if arguments else None
+    crop = contact_sheets.load_crop(image)
     folder = files.local_path(OUTPUT.value, "--output")
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (

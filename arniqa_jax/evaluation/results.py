@@ -18,7 +18,7 @@ import numpy as np
 
 from arniqa_jax import errors
 from arniqa_jax.evaluation import statistics
-from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.storage.files import local_path, write_atomically
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("arniqa_jax", "jax", "flax", "numpy", "scipy", "scikit-learn", "pillow")
@@ -217,10 +217,10 @@ def load(directory: str | os.PathLike) -> Results:
       directory: the directory with `results.json`, or a workdir with one result in it.
 
     Raises:
-      UsageError: there is no result, or more than one.
+      UsageError: there is no result, or more than one, or the path is a URL.
       ArniqaError: the result has another version, or is damaged.
     """
-    directory = _find(pathlib.Path(directory))
+    directory = _find(local_path(directory, "results"))
     try:
         data = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         if data.get("schema_version") != SCHEMA_VERSION:
