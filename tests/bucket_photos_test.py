@@ -206,4 +206,6 @@ def test_a_run_from_a_bucket_equals_one_from_disk(folder, gcs, tmp_path):
             config.data.workers = 0
             loop.run(config, tmp_path / name)
         outcomes.append(soak.outcome(tmp_path / name))
-    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert outcomes[0] == outcomes[1]
+    # The run that moved was evaluated at its first end, too: only its weights count.
+    assert outcomes[0][0] == outcomes[2][0]
