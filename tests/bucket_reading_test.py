@@ -14,6 +14,7 @@ from score_runs import rows, run
 
 from arniqa_jax import command, errors
 from arniqa_jax.data import pairs, photos
+from arniqa_jax.distributed import cpus
 from arniqa_jax.evaluation import loading
 from arniqa_jax.storage import buckets
 
@@ -67,10 +68,15 @@ def test_a_photograph_is_read_with_one_request(gcs, faulty, folder):
     assert asked == {"GET": _NUMBER}
 
 
-def test_requests_are_in_flight_together(gcs, faulty, folder):
+@pytest.mark.parametrize("use", ["pairs", "score"])
+def test_requests_are_in_flight_together(
+    gcs, faulty, folder, use, tmp_path, monkeypatch
+):
     """Every request takes half a second; one after the other would take three."""
     source = photos.open_photos(f"{gcs}/photos")
     at_once, most = [], []
+    # On a machine with one core.
+    monkeypatch.setattr(cpus, "available_cpus", lambda: 1)
 
     def slow(_, path):
         if ".png" in path:
@@ -80,8 +86,12 @@ def test_requests_are_in_flight_together(gcs, faulty, folder):
             at_once.remove(path)
 
     faulty.fault = slow
-    _batches(source, 1, batch_size=8)
+    if use == "pairs":
+        _batches(source, 1, batch_size=8)
+    else:
+        assert run(small_model.write(tmp_path / "model", "live"), f"{gcs}/photos") == 0
     assert max(most) >= 3
+    assert len(most) == _NUMBER
 
 
 @pytest.mark.parametrize("fault", [503, "cut"])

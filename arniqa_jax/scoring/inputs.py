@@ -37,6 +37,8 @@ _EXTRA_FORMATS = (
 )
 # Formats that are not supported.
 _UNKNOWN_FORMATS = (".eps", ".exr", ".hdr", ".jxl", ".psd", ".svg", ".xcf")
+# Requests for files behind URLs that are in flight.
+REQUESTS = 16
 _A_DIRECTORY = "a directory with the name of an image"
 
 
@@ -300,6 +302,21 @@ def _url(url: str, suffixes: tuple[str, ...], skipped: Skipped) -> Iterator[Inpu
 
 def _ends_in(path: str, suffixes: tuple[str, ...]) -> bool:
     return path.rstrip(os.sep).lower().endswith(suffixes)
+
+
+def fetch(item: Input) -> Input:
+    """Return an image behind a URL with its content, or with the reason; never raise.
+
+    The encoded images are requested by more threads than there are to decode them,
+    because a request mostly waits.
+    """
+    if item.reason or item.content is not None or not buckets.is_url(item.path):
+        return item
+    try:
+        return dataclasses.replace(item, content=buckets.read(item.path))
+    except errors.BucketError as error:
+        reason = str(error).removeprefix(f"{item.path}: ")
+        return dataclasses.replace(item, reason=reason)
 
 
 def decode(model, item: Input) -> np.ndarray:

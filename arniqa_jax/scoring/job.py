@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from absl import logging
 
 from arniqa_jax import command, errors
+from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import inputs, rows, tables
 from arniqa_jax.scoring.bucket_table import BucketTable
 from arniqa_jax.scoring.progress import Progress
-from arniqa_jax.storage import files
+from arniqa_jax.storage import buckets, files
 from arniqa_jax.storage.bucket_paths import AnyPath, BucketPath
 
 
@@ -117,6 +118,8 @@ def score(
             skipped.clear()
         progress = Progress(total, len(table.done))
         items = (item for item in find() if not table.has(item.shown))
+        if any(map(buckets.is_url, arguments)):
+            items = map_in_threads(inputs.fetch, items, threads=inputs.REQUESTS)
         for row in score_rows.stream(items):
             failed += row["score"] is None
             table.write(row)
