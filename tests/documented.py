@@ -42,6 +42,8 @@ ONLY_CHECKED = {
     "--engine=ray": "takes the extra `ray`; see ray_test",
     "--shard=$SLURM_ARRAY_TASK_ID": "takes a variable of Slurm",
     "gs://": "takes the network; see the tests of buckets",
+    "PHOTOGRAPHS": "takes an hour; see train_test",
+    "--config.evaluation.datasets=builtin,biq2021": "takes the run before it",
     "datasets=meta:": "the meta tables are not here; see own_table_test",
     "../shared/data": "takes the development data and hours",
 }
