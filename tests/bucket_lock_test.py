@@ -89,3 +89,16 @@ def test_an_object_that_is_no_lock_becomes_stale(gcs):
     buckets.write(f"{gcs}/run/.lock", b"?")
     with _lock(gcs):
         assert json.loads(buckets.read(f"{gcs}/run/.lock"))["process"]
+
+
+def test_of_two_that_find_a_stale_lock_one_takes_it(gcs):
+    """The slower one must not replace the lock that the faster one has just taken."""
+    lock = _lock(gcs, beat_every=1000)
+    lock.__enter__()
+    _move_to_another_machine(gcs)
+    slower = _lock(gcs)
+    stale = slower._claimable()
+    with _lock(gcs) as faster:
+        assert not slower._write(stale)
+        faster.confirm()
+    lock.__exit__(None, None, None)

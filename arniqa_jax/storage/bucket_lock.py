@@ -164,7 +164,7 @@ class BucketLock:
         found = _read_version(self._url)
         if found is None:
             return 0
-        owner = _read(found[0])
+        owner, generation = _read(found[0]), found[1]
         alive = None if owner is None else _is_alive(owner)
         if alive is None:
             logging.info(
@@ -173,29 +173,33 @@ class BucketLock:
                 owner,
                 self._stale_after,
             )
-            alive = self._shows_life(found[1])
+            now = self._later_generation(generation)
+            if now == 0:
+                return 0  # it was released
+            alive = now != generation
         if alive:
             raise errors.ArniqaError(
                 f"{self._name} is in use by another run ({owner}); wait for it, end "
                 "it, or choose another --workdir"
             )
-        found = _read_version(self._url)
-        if found is None:
-            return 0
         logging.info("%s: taking over the lock of %s, which is gone", self._name, owner)
-        return found[1]
+        return generation
 
-    def _shows_life(self, generation: int) -> bool:
-        """Wait until the lock is stale, or shows a heartbeat; return whether it did."""
+    def _later_generation(self, generation: int) -> int:
+        """Wait until the lock is stale or has another generation; return it.
+
+        Returns:
+          The same generation if the lock is stale; 0 if it was released.
+        """
         deadline = time.monotonic() + self._stale_after
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._stale_after / 20))
             found = _read_version(self._url)
             if found is None:
-                return False  # it was released
+                return 0
             if found[1] != generation:
-                return True
-        return False
+                return found[1]
+        return generation
 
 
 def _read_version(url: str) -> tuple[bytes, int] | None:
