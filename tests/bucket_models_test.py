@@ -144,3 +144,24 @@ def test_a_run_in_a_bucket_scores_with_its_last_evaluation(gcs, s3, tmp_path):
 def test_what_is_no_model(gcs, address, message):
     with pytest.raises(errors.ArniqaError, match=message):
         arniqa_jax.load(address.format(gcs))
+
+
+def test_an_evaluation_of_a_bucket_gives_the_same_tables(any_bucket, tmp_path, capsys):
+    model = small_model.write(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    soak.write_scored(tmp_path / "data" / "scored")
+    buckets.upload(tmp_path / "data", f"{any_bucket}/data")
+    printed = []
+    for name, root in (("a", tmp_path / "data"), ("b", f"{any_bucket}/data")):
+        config = evaluate_config.get_config()
+        config.evaluation.root = str(root)
+        config.evaluation.datasets = "csv:scored"
+        config.evaluation.figures = False
+        job.evaluate(config, str(tmp_path / name), str(model), "best", replace=True)
+        output = capsys.readouterr().out
+        printed.append(output.replace(str(tmp_path / name), ""))
+    assert printed[0] == printed[1] and "SRCC" in printed[0]
+    pages = [next((tmp_path / name).glob("results/*/predictions.npz")) for name in "ab"]
+    one, other = (np.load(page) for page in pages)
+    for key in one:
+        np.testing.assert_array_equal(one[key], other[key])

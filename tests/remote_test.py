@@ -81,7 +81,9 @@ def test_resume_from_a_bucket(model, bucket, tmp_path):
     assert output.read_text() == before  # the one with an error came last, too
 
 
-def test_https(model, photos, capsys):
+@pytest.fixture
+def web(photos):
+    """The address of a web server for `photos`, which lists nothing."""
     pytest.importorskip("aiohttp", reason="the extra http is not installed")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -91,19 +93,37 @@ def test_https(model, photos, capsys):
         def log_message(self, *_):
             pass
 
-    expected = _expected(model, photos, capsys)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        base = f"http://127.0.0.1:{server.server_port}"
-        run(model, f"{base}/0.png", f"{base}/no.png", f"{base}/bad.png")
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def test_https(model, photos, web, capsys):
+    expected = _expected(model, photos, capsys)
+    run(model, f"{web}/0.png", f"{web}/no.png", f"{web}/bad.png")
     found = _by_name(capsys)
     assert {name: found[name] for name in ("0.png", "bad.png")} == {
         name: expected[name] for name in ("0.png", "bad.png")
     }
     assert found["no.png"][1] == "unreadable: there is no such file"
+
+
+def test_archives_of_a_web_server(model, photos, web, capsys):
+    """A `.tar` is a stream; Parquet is read from its end, which this server cannot."""
+    expected = _expected(model, photos, capsys)
+    _write_tar(photos.parent / "s.tar", photos)
+    (photos.parent / "s.tar").rename(photos / "s.tar")
+    assert run(model, f"{web}/s.tar", f"{web}/no.tar") == command.FAILURE
+    found = _by_name(capsys)
+    assert found.pop("no.tar") == ("", "unreadable: there is no such file")
+    assert found == expected
+    (photos / "s.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    assert run(model, f"{web}/s.parquet", f"{web}/0.png") == command.FAILURE
+    found = _by_name(capsys)
+    assert found["s.parquet"][1].startswith("unreadable: ") and found["0.png"][0]
 
 
 def test_a_missing_package_and_an_unknown_scheme(model, monkeypatch):
