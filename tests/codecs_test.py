@@ -77,7 +77,15 @@ def test_every_8_bit_value_survives_the_floor():
     np.testing.assert_array_equal(jpeg_module.to_bytes(below), values[:-1])
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 50), (17, 31), (18, 20)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        pytest.param(64, 96, marks=pytest.mark.slow),
+        (33, 50),
+        pytest.param(17, 31, marks=pytest.mark.slow),
+        (18, 20),
+    ],
+)
 def test_jpeg_equals_libjpeg_turbo_bit_for_bit(height, width):
     rng = np.random.default_rng(height)
     shape = (height, width, 3)
@@ -99,7 +107,13 @@ def test_jpeg_equals_libjpeg_turbo_bit_for_bit(height, width):
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(224, 224), (97, 131), (48, 48), (17, 31)]
+    ("height", "width"),
+    [
+        pytest.param(224, 224, marks=pytest.mark.slow),
+        pytest.param(97, 131, marks=pytest.mark.slow),
+        (48, 48),
+        (17, 31),
+    ],
 )
 def test_jpeg_by_products_equals_jpeg_by_planes(height, width):
     rng = np.random.default_rng(width)
@@ -249,7 +263,9 @@ def test_wavelet_is_reversible_and_has_the_norms_of_the_standard_filters():
     np.testing.assert_allclose(norms[-1], 21.34, rtol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(66, 75), (33, 64), (5, 9)])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((66, 75), marks=pytest.mark.slow), (33, 64), (5, 9)]
+)
 def test_wavelet_by_products_equals_the_slices_and_is_reversible(shape):
     levels = min(shape).bit_length() - 1
     x = np.random.default_rng(0).integers(-128, 128, (2, *shape), np.int32)

@@ -126,7 +126,15 @@ def copied(world, datasets, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        # The page that compiles chains of all distortions.
+        pytest.param(page, marks=[pytest.mark.slow] * (page.name == "distortions.md"))
+        for page in _PAGES
+    ],
+    ids=lambda page: page.name,
+)
 def test_a_page_runs(copied, page):
     for package in documented.REQUIRED.get(page.name, ()):
         pytest.importorskip(package)

@@ -18,9 +18,16 @@ _SIDE = 128  # the smallest that counts as large
 def weights():
     model = resnet.ResNet(resnet.ARCHITECTURES["tiny"])
     image = np.zeros((1, 32, 32, 3), np.float32)
-    variables = jax.jit(model.init, static_argnames="train")(
-        jax.random.key(0), image, train=False
-    )
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        if leaf.ndim == 4:
+            wide = rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+            return wide.astype(np.float32)
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+
+    variables = jax.tree.map(draw, shapes)
     return folded_encoder.fold(variables["params"], variables["batch_stats"])
 
 

@@ -47,6 +47,7 @@ def _torchvision(arch):
     return tensors
 
 
+@pytest.mark.slow
 def test_resnet50_agrees_with_pytorch_layer_by_layer():
     golden = np.load(GOLDEN)
     imported = torch_names.from_torch(_torchvision("resnet50"), "seeded")

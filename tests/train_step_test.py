@@ -4,6 +4,8 @@ Everything runs with the tiny encoder at 64 pixels, so that the chains compile o
 one device and once for eight.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,30 +61,34 @@ _SCHEDULE = optimizers.learning_rate_schedule(
 )  # fmt: skip
 
 
-def _run(devices: int, accumulation: int = 1, steps: int = 5):
-    """The states before and after, the losses, and the compiled step."""
+def _run(devices: int):
+    """The state after five steps, the metrics, the last preview, the compiled step."""
     mesh = _mesh(devices)
     optimizer = optimizers.optimizer(
         name="sgd", schedule=_SCHEDULE, momentum=0.9, weight_decay=1e-4
     )
     step = train_step.make_step(
         _MODEL, optimizer, _SCHEDULE, mesh,
-        temperature=0.1, accumulation=accumulation,
-        degradation_options=_OPTIONS,
+        temperature=0.1, accumulation=1, degradation_options=_OPTIONS,
     )  # fmt: skip
     state = jax.device_put(_state(optimizer), sharding.replicated(mesh))
     key = train_step.run_key(27, mesh)
     history = []
-    for k in range(steps):
+    for k in range(5):
         batch = sharding.put_batch(_batch(k), mesh)
         state, metrics, preview = step(state, batch, key)
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history, jax.device_get(preview), step
 
 
-@jax.jit
-def _degrade(batch):
-    return train_step.degrade(jax.random.key(27), batch, **_OPTIONS)
+def _by_brightness(key, batch, *, tile, **options):
+    """A `degrade` that compiles soon: a chain changes the brightness alone."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["seed"])
+    chains = degradation.draw_chains(keys, **options)
+    factor = 1 - 0.1 * (chains.ops >= 0).sum(1)
+    crops = batch["images"] / jnp.float32(255) * factor.reshape(-1, 1, 1, 1, 1, 1)
+    preview = jax.tree.map(lambda x: x[: train_step.PREVIEW_PAIRS], (crops, chains))
+    return crops, train_step.Preview(*preview)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,17 @@ def eight_devices():
     return _run(8)
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_computes(one_device, eight_devices):
+    _assert_same(one_device, eight_devices)
+
+
+def test_eight_devices_compute_what_one_computes_of_brightness(monkeypatch):
+    monkeypatch.setattr(train_step, "degrade", _by_brightness)
+    _assert_same(_run(1), _run(8))
+
+
+def _assert_same(one_device, eight_devices):
     state, history, *_ = one_device
     sharded_state, sharded_history, *_ = eight_devices
     for metrics, sharded in zip(history, sharded_history, strict=True):
@@ -110,6 +126,7 @@ def test_eight_devices_compute_what_one_computes(one_device, eight_devices):
         )
 
 
+@pytest.mark.slow
 def test_what_eight_devices_exchange_in_a_step(eight_devices):
     state, _, _, step = eight_devices
     batch = sharding.put_batch(_batch(0), _mesh(8))
@@ -158,30 +175,43 @@ def test_the_compiled_step_holds_one_copy_of_the_state(one_device):
 @pytest.mark.slow
 def test_the_preview_is_what_the_step_saw(one_device):
     *_, preview, _ = one_device
-    crops, expected = _degrade(_batch(4))
+    degrade = jax.jit(functools.partial(train_step.degrade, **_OPTIONS))
+    crops, expected = degrade(jax.random.key(27), _batch(4))
     np.testing.assert_array_equal(preview.images, expected.images)
     np.testing.assert_array_equal(preview.chains.ops, expected.chains.ops)
     assert preview.images.shape == (train_step.PREVIEW_PAIRS, 2, 2, _SIZE, _SIZE, 3)
     assert crops.min() >= 0 and crops.max() <= 1
 
 
-def test_a_pair_depends_on_its_seed_and_not_on_its_place():
+@pytest.fixture(scope="module")
+def preview_of(one_device):
+    """The preview of a batch by the compiled step: of its first four pairs."""
+    state, _, _, step = one_device
+
+    def preview(batch):
+        # The step takes the memory of the state that it is given.
+        _, _, preview = step(jax.tree.map(jnp.array, state), batch, run_key)
+        return jax.device_get(preview)
+
+    run_key = train_step.run_key(27, _mesh(1))
+    return preview
+
+
+def test_a_pair_depends_on_its_seed_and_not_on_its_place(preview_of):
     batch = _batch(0)
-    crops, _ = _degrade(batch)
-    order = np.random.default_rng(0).permutation(_PAIRS)
-    moved, _ = _degrade({name: value[order] for name, value in batch.items()})
-    np.testing.assert_array_equal(moved, crops[order])
+    order = np.array([2, 0, 3, 1, *range(_PAIRS - 1, 3, -1)])
+    moved = preview_of({name: value[order] for name, value in batch.items()})
+    np.testing.assert_array_equal(moved.images, preview_of(batch).images[order[:4]])
 
 
-def test_all_crops_of_a_pair_share_the_chain():
+def test_all_crops_of_a_pair_share_the_chain(preview_of):
     """Equal crops under deterministic distortions stay equal; pairs differ."""
-    batch = _batch(0)
-    batch["images"][:] = batch["images"][:1, :1, :1]
-    crops, _ = _degrade(batch)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(27), jnp.asarray(batch["seed"])
+    batches = [_batch(k) for k in range(6)]
+    for batch in batches:
+        batch["images"][:] = batches[0]["images"][0, 0, 0]
+    crops, chains = jax.tree.map(
+        lambda *x: np.concatenate(x), *map(preview_of, batches)
     )
-    chains = degradation.draw_chains(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
     names = list(degradation.CATALOGUE)
     random = {
         "motion_blur", "color_shift", "white_noise", "white_noise_color_component",
@@ -190,14 +220,16 @@ def test_all_crops_of_a_pair_share_the_chain():
     }  # fmt: skip
     same = {
         n: all(names[op] not in random for op in chains.ops[n] if op >= 0)
-        for n in range(_PAIRS)
+        for n in range(len(crops))
     }
     assert any(same.values()) and not all(same.values())
-    for n, deterministic in same.items():
-        equal = bool((crops[n] == crops[n, :1, :1]).all())
-        assert equal == deterministic, degradation.describe(
-            chains.ops[n], chains.levels[n]
-        )
+    equal = {n: bool((crops[n] == crops[n, :1, :1]).all()) for n in same}
+    for n in same:
+        described = degradation.describe(chains.ops[n], chains.levels[n])
+        assert equal[n] or not same[n], described
+    # A random distortion may change less than a step of 8 bits at its lowest level.
+    drawn = [equal[n] for n in same if not same[n]]
+    assert sum(drawn) < len(drawn) / 4
 
 
 @pytest.mark.slow

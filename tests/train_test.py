@@ -164,7 +164,11 @@ def test_another_config_is_refused(uninterrupted):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stop_saves_and_the_next_start_goes_on(tmp_path, number, code):
     run = tmp_path / "run"
