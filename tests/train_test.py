@@ -109,6 +109,10 @@ def test_what_a_run_leaves(uninterrupted):
     assert {"4", "6", "8"} >= set(os.listdir(path / "checkpoints"))
     assert json.loads((path / "config.json").read_text())["train"]["steps"] == _STEPS
     assert (path / "results" / "untrained" / "results.json").exists()
+    # Of the untrained encoder, of the best checkpoint, and of the comparison.
+    written = list((path / "results").iterdir())
+    assert len(written) == 3
+    assert all((directory / "index.html").exists() for directory in written)
     assert "scored" in out and "untrained" in out
     assert max(map(len, out.replace(str(path), "").splitlines())) <= 80
     assert "NO PHOTOGRAPHS GIVEN" in err and "Traceback" not in err

@@ -1,7 +1,7 @@
 """The work of the evaluate command: one evaluation, or the comparison of two."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -118,23 +118,40 @@ def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> N
     print(report.side_by_side(results_a, results_b))
     if workdir is None:
         return
-    # Import here and below, because it loads matplotlib.
-    from arniqa_jax.evaluation import page
-
     names = map(report.short_name, (results_a, results_b))
     place = Workdir(workdir)
     directory = place.results / "-".join(["comparison", *names])
     with place.synced():
-        report.write_comparison(results_a, results_b, directory)
         benchmarks = []
         if config is not None:
+            # Import here, because it loads matplotlib.
             from arniqa_jax.evaluation import gmad
 
             benchmarks = _open_benchmarks(config)
             gmad.write(results_a, results_b, benchmarks, directory)
-        differences = comparison.compare(results_a, results_b)
-        page.write_comparison(results_a, results_b, differences, benchmarks, directory)
-    print(f"written to {place.shown(directory)}, see {page.NAME}")
+        write_comparison(results_a, results_b, benchmarks, directory)
+    print(f"written to {place.shown(directory)}, see index.html")
+
+
+def write_comparison(
+    a: result_files.Results,
+    b: result_files.Results,
+    benchmarks: Sequence[Benchmark],
+    directory: pathlib.Path,
+) -> None:
+    """Write the tables and the page that compare two evaluations.
+
+    Args:
+      a, b: the two evaluations.
+      benchmarks: datasets whose images the page shows.
+      directory: where both go; created if missing.
+    """
+    # Import here, because it loads matplotlib.
+    from arniqa_jax.evaluation import page
+
+    report.write_comparison(a, b, directory)
+    differences = comparison.compare(a, b)
+    page.write_comparison(a, b, differences, benchmarks, directory)
 
 
 def _open_benchmarks(config: ConfigDict) -> list:

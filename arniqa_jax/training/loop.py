@@ -339,7 +339,7 @@ class _Run:
 
     def _test(self) -> None:
         """Evaluate the best checkpoint; for a random init, also the untrained one."""
-        from arniqa_jax.evaluation import protocol, report
+        from arniqa_jax.evaluation import job, page, protocol, report
 
         self._log.end_progress()
         random = self._config.model.init == "random"
@@ -357,21 +357,20 @@ class _Run:
             if self._writes:
                 directory = report.new_directory(self._workdir.results, evaluated)
                 report.write(evaluated, directory, self._config.to_dict())
+                page.write(evaluated, self._benchmarks(), {}, directory)
             results.append(evaluated)
         if self._writes:
             print(report.terminal_table(evaluated))
             if random:
                 print(f"\n{report.side_by_side(*results)}")
-                report.write_comparison(*results, self._workdir.results / "comparison")
+                directory = self._workdir.results / "comparison"
+                job.write_comparison(*results, self._benchmarks(), directory)
             # A batch of N pairs has 4N embeddings, and each is compared with 4N - 1
             # others, or without those of the other scale with 4N - 3.
             left_out = 1 if self._config.loss.scale_negatives else 3
             chance = math.log(4 * self._config.train.batch_size - left_out)
-            pictures.loss_curve(
-                self._workdir.pictures / "loss.png",
-                metrics_log.read(self._workdir.metrics),
-                chance,
-            )
+            lines = metrics_log.read(self._workdir.metrics)
+            pictures.loss_curve(self._workdir.pictures / "loss.png", lines, chance)
             self._log.tables(self._plan.total, report.csv_tables(evaluated))
             print(f"\nwritten to {self._workdir.location}: results/, pictures/")
         srcc = {d.name: d.figures["srcc"].median for d in evaluated.datasets}

@@ -206,6 +206,8 @@ def abstract_variables(model: simclr.SimCLR) -> dict[str, Any]:
 def _init(model: simclr.SimCLR, seed: int) -> dict[str, Any]:
     # Compile one program; the compiler removes the unused forward pass. It runs once,
     # so it is compiled without optimisation, which would take a CPU five times as long.
+    # The compilers for TPU and GPU need not know this option. No code depends on the
+    # platform here, so `lax.platform_dependent` cannot choose.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else {}
     draw = jax.jit(functools.partial(_draw, model), compiler_options=options)
