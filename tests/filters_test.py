@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, signal
 
 from arniqa_jax import degradation
-from arniqa_jax.degradation import filters
+from arniqa_jax.degradation import correlation, filters
 
 KEY = jax.random.key(0)
 
@@ -129,9 +129,9 @@ def test_forms_of_correlation_agree(shape):
     for mirrored in (False, True):
         if mirrored:
             kernel += kernel[::-1]
-        form = filters._correlate_mirrored if mirrored else filters._correlate_by_rows
+        form = correlation.of_mirrored if mirrored else correlation.by_rows
         sums = form(images, kernel, 5)
-        products = filters._correlate_by_products(images, kernel, 5, mirrored)
+        products = correlation.by_products(images, kernel, 5, mirrored)
         np.testing.assert_allclose(products, sums, atol=1e-6)
         flat = images.reshape(-1, *shape[-3:])[0]
         first = np.asarray(sums).reshape(-1, *shape[-3:])[0]

@@ -12,7 +12,6 @@ Shapes: N images of a dataset, D features, A penalties, S splits, R bootstrap
 replicates, T datasets that were trained on.
 """
 
-import functools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,8 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.datasets.splits import Split
-from arniqa_jax.evaluation import ridge, statistics, summaries
+from arniqa_jax.evaluation import statistics, summaries
+from arniqa_jax.evaluation.fits import Regressions
 from arniqa_jax.evaluation.results import (
     CrossResult,
     DatasetResult,
@@ -67,7 +67,7 @@ def validate(
         seen = [np.concatenate([s.train, s.validation]) for s in benchmark.splits]
         rows = np.unique(np.concatenate(seen))
         features = extractor.dataset(benchmark, rows)
-        regressions = _Regressions(
+        regressions = Regressions(
             features, benchmark.scores_N, rows, shared=len(benchmark.splits) > 1
         )
         srcc_S = [
@@ -146,63 +146,12 @@ def evaluate(
     )
 
 
-class _Regressions:
-    """Ridge regressions on parts of one dataset, which share sums if that is faster."""
-
-    def __init__(
-        self,
-        features: Features,
-        scores_N: np.ndarray,
-        rows: np.ndarray,
-        *,
-        shared: bool,
-    ):
-        """Use images among `rows`; `shared` says that several parts will be fitted."""
-        self._features = features
-        self._scores_N = scores_N
-        self.rows = features.readable(rows)
-        self._shared = shared
-
-    def fit_path(self, indices: np.ndarray, alphas_A) -> tuple[np.ndarray, np.ndarray]:
-        """Return weights (A, D) and intercepts (A,), fitted on images at `indices`."""
-        if len(indices) * self._features.crops < self._features.width:
-            x = self._features.take(indices).reshape(-1, self._features.width)
-            y = np.repeat(self._scores_N[indices], self._features.crops)
-            return ridge.fit_path(x, y, alphas_A)
-        rest = np.setdiff1d(self.rows, indices)
-        if not self._shared or len(rest) >= len(indices):
-            moments = self._moments(indices)
-        elif len(rest):
-            moments = self._total - self._moments(rest, self._total.origin_D)
-        else:
-            moments = self._total
-        return moments.fit_path(alphas_A)
-
-    def validation_srcc(self, split: Split, alphas_A) -> np.ndarray:
-        """Return the SRCC on the validation part for each penalty, (A,)."""
-        path = self.fit_path(split.train, alphas_A)
-        predictions_AN = self.predict(path, split.validation)
-        return statistics.srcc_path(predictions_AN, self._scores_N[split.validation])
-
-    def predict(self, path, indices: np.ndarray) -> np.ndarray:
-        """Return predictions (A, len(indices))."""
-        return self._features.predict(indices, *path)
-
-    def _moments(self, indices, origin_D=None) -> ridge.Moments:
-        blocks = self._features.regression_blocks(indices, self._scores_N)
-        return ridge.Moments.of(blocks, origin_D)
-
-    @functools.cached_property
-    def _total(self) -> ridge.Moments:
-        return self._moments(self.rows)
-
-
 def _evaluate_one(
     benchmark: Benchmark, features: Features, seed: int, data_efficiency: bool
 ) -> DatasetResult:
     scores_N = benchmark.scores_N
     everything = np.arange(len(benchmark))
-    regressions = _Regressions(features, scores_N, everything, shared=True)
+    regressions = Regressions(features, scores_N, everything, shared=True)
     splits = _readable(benchmark, features, ("train", "validation", "test"))
     best, validation_srcc, tests = _choose_and_test(regressions, splits, scores_N)
     alpha = float(ALPHAS[best])
@@ -246,7 +195,7 @@ def _evaluate_one(
 
 
 def _choose_and_test(
-    regressions: _Regressions, splits: Sequence[Split], scores_N: np.ndarray
+    regressions: Regressions, splits: Sequence[Split], scores_N: np.ndarray
 ) -> tuple[int, float, tuple[TestPart, ...]]:
     """Return the index of the best penalty, its validation SRCC and the test parts.
 
@@ -334,7 +283,7 @@ def _readable(
 
 def _efficiency(
     benchmark: Benchmark,
-    regressions: _Regressions,
+    regressions: Regressions,
     splits: Sequence[Split],
     seed: int,
     resampling: summaries.Resampling,
