@@ -59,11 +59,13 @@ def _train(
     weight_decay=_OPTIONS["weight_decay"],
     swap_views=False,
     schedule_lag=0,
+    devices=1,
 ):
     """Return what the golden file holds, as our step computes it."""
     mesh = jax.make_mesh(
-        (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
-    )
+        (devices,), ("data",), axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )  # fmt: skip
     schedule = optimizers.learning_rate_schedule(
         name="warm_restarts",
         learning_rate=_OPTIONS["learning_rate"],
@@ -131,8 +133,10 @@ def _deviations(found):
     return worst
 
 
-def test_three_updates_are_those_of_pytorch():
-    worst = _deviations(_train())
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_three_updates_are_those_of_pytorch(devices):
+    """BatchNorm and negatives are those of the whole batch, on all devices together."""
+    worst = _deviations(_train(devices=devices))
     assert max(worst.values()) < 1e-4, worst
 
 
