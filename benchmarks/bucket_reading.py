@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--photos", default="", help="folder of photographs")
     parser.add_argument("--number", type=int, default=1500, help="of photographs")
     parser.add_argument("--batches", type=int, default=20, help="batches per row")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument(
         "--delay", type=float, default=0.03, help="seconds added to each answer"
     )
@@ -54,7 +55,7 @@ def main():
         )
         print("{:14}{:13}{:>8}{:>10}{:>8}{:>9}{:>11}".format(*_HEADER))
         for kind, pairing, workers in itertools.product(
-            ("png", "jpg", "array_record"), ("independent", "rolled"), (0, 2)
+            ("png", "jpg", "array_record"), ("independent", "rolled"), arguments.workers
         ):
             there, kb, requests = _measure(
                 proxy, f"gs://bucket/{kind}", pairing, workers, arguments.batches
