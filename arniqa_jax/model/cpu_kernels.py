@@ -63,10 +63,10 @@ def _backward(stride, residuals, dy_NHWO):
     form = functools.partial(plain.convolve, stride=stride)
     dx_NHWC, dkernel_HWIO = jax.vjp(form, x_NHWC, kernel_HWIO)[1](dy_NHWO)
     if stride == 1 and _suits_winograd(x_NHWC, kernel_HWIO, stride):
-        # The gradient is a convolution with the kernel turned by 180 degrees and its
-        # input and output channels swapped.
-        turned_HWOI = kernel_HWIO[::-1, ::-1].swapaxes(2, 3)
-        dx_NHWC = winograd(dy_NHWO, turned_HWOI, 1)
+        # The gradient is a convolution with the kernel turned by 180 degrees that sums
+        # over the output channels. Swapping the axes of the kernel instead would make
+        # XLA transpose each of the 16 transformed kernels.
+        dx_NHWC = winograd(dy_NHWO, kernel_HWIO[::-1, ::-1], 1, over=1)
     if _suits_products(x_NHWC, kernel_HWIO, stride):
         size = kernel_HWIO.shape[0]
         dkernel_HWIO = _gradient_of_kernel(x_NHWC, dy_NHWO, size, stride)
@@ -203,10 +203,18 @@ _FORMS = {
 }
 
 
-def winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Array:
+def winograd(
+    x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int, over: int = 0
+) -> jax.Array:
     """Return a 3x3 convolution of stride 1 or 2 and padding 1, in Winograd's form.
 
     The transforms are computed in float32, and the products in the type of the image.
+
+    Args:
+      x_NHWC: (N, H, W, I), or (N, H, W, O) if `over` is 1.
+      kernel_HWIO: (3, 3, I, O).
+      stride: stride along both axes.
+      over: the channels of the kernel that are summed over: 0 for I, 1 for O.
     """
     form = _FORMS[stride]
     dtype, wide = x_NHWC.dtype, jnp.promote_types(x_NHWC.dtype, jnp.float32)
@@ -232,7 +240,7 @@ def winograd(x_NHWC: jax.Array, kernel_HWIO: jax.Array, stride: int) -> jax.Arra
         )
         products.append(
             [
-                _wide_product(pixels.astype(dtype), taps.astype(dtype), (3,), (0,))
+                _wide_product(pixels.astype(dtype), taps.astype(dtype), (3,), (over,))
                 for pixels, taps in pairs
             ]
         )
