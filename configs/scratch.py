@@ -23,8 +23,6 @@ def get_config() -> ConfigDict:
     config.train.steps = 3000
     config.train.picture_every = 500
     config.train.checkpoint_every = 500
-    # No validation on the way: the schedule ends at the last step, which is evaluated.
-    config.evaluation.every_epochs = 0
     # On whole images and with this pooling, the features agree best with people.
     config.evaluation.crops = "whole_std"
     return config
