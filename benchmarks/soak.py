@@ -43,7 +43,7 @@ from arniqa_jax.training import metrics_log
 from arniqa_jax.weights import encoders
 
 _ROOT = pathlib.Path(__file__).parents[1]
-_INTERRUPTED = _ROOT / "tests" / "interrupted_run.py"
+INTERRUPTED = _ROOT / "tests" / "interrupted_run.py"
 _STEPS, _SAVE, _VALIDATE = 8, 2, 4
 FIELDS = {
     "data.patch_size": 64,
@@ -200,7 +200,7 @@ def _life(
         own = moment if rank == victim else "never"
         children.append(
             subprocess.Popen(
-                [sys.executable, str(_INTERRUPTED), own, *flags, *flag],
+                [sys.executable, str(INTERRUPTED), own, *flags, *flag],
                 cwd=_ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
