@@ -22,11 +22,11 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 import emulators
 import fault_proxy
 import jax
+import soak
 
+from arniqa_jax.configs import pretrain
 from arniqa_jax.storage import buckets
 from arniqa_jax.training import loop, metrics_log
-from benchmarks import soak
-from configs import pretrain
 
 _FIELDS = {
     "data.patch_size": 64,

@@ -18,10 +18,10 @@ import tempfile
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 import emulators
+import soak
 
 from arniqa_jax.storage import buckets
 from arniqa_jax.training import metrics_log
-from benchmarks import soak
 
 _RUN = "gs://bucket/run"
 _KILLS = ("step:400", "save:750")

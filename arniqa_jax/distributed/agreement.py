@@ -4,6 +4,7 @@ All processes call the functions that communicate, at the same point of the prog
 With a single process these functions cost nothing.
 """
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -32,6 +33,7 @@ _ALIVE, _FAILED, _LEFT, _DONE = (
 )
 _LONGEST_ACTION_MS = 600_000
 _actions = itertools.count()  # calls of `on_first_process`, the same on all processes
+_exiting = threading.Event()  # set when the interpreter exits
 # Substrings of the error messages of a broken collective, one per backend.
 _LOST = ("Gloo", "NCCL", "coordination service", "heartbeat", "UNAVAILABLE")
 
@@ -162,9 +164,18 @@ def watch(heartbeat_seconds: float) -> None:
       heartbeat_seconds: this process ends when another one has been silent for this
         long.
     """
-    threading.Thread(
+    thread = threading.Thread(
         target=_watch, args=(heartbeat_seconds,), name="watch", daemon=True
-    ).start()
+    )
+    thread.start()
+    # An interpreter that exits ends a daemon thread when it returns from JAX's C++
+    # code, and that aborts the process.
+    atexit.register(_end_watch, thread)
+
+
+def _end_watch(thread: threading.Thread) -> None:
+    _exiting.set()
+    thread.join(timeout=5.0)
 
 
 def _watch(heartbeat_seconds: float) -> None:
@@ -173,7 +184,8 @@ def _watch(heartbeat_seconds: float) -> None:
     # Failures are read about once per second, heartbeats ten times per interval.
     ticks = max(1, round(heartbeat_seconds / 10))
     for beat in itertools.count():
-        time.sleep(heartbeat_seconds / 10 / ticks)
+        if _exiting.wait(heartbeat_seconds / 10 / ticks):
+            return
         failure = _failure()
         if failure is not None:
             os.write(2, f"error: {failure}\n".encode())
