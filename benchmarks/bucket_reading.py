@@ -19,10 +19,10 @@ import time
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 import emulators
 import fault_proxy
+import input as local
 
 from arniqa_jax.data import pairs, photos
 from arniqa_jax.storage import buckets
-from benchmarks import input as local
 
 _PATCH, _BATCH, _WARM_UP = 224, 16, 4
 _HEADER = ("source", "pairing", "workers", "requests", "kB", "pairs/s", "from disk")
