@@ -42,3 +42,8 @@ class DatasetError(ArniqaError):
 
 class CheckpointError(ArniqaError):
     """A checkpoint or model directory is missing, damaged or of another model."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line, or its type if it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -107,18 +107,7 @@ def _write_run(url: str) -> None:
     checkpoints.close()
     encoder = encoders.load(url)
     for name, intercept in (("b-first", 0.25), ("a-second", 0.75)):
-        regressor = Regressor(
-            dataset="proxy",
-            alpha=1.0,
-            score_range=(0, 1),
-            higher_is_better=True,
-            crops="five",
-            patch_size=32,
-            encoder=encoder.fingerprint,
-            images=840,
-            weights_D=np.ones(2 * encoder.feature_dim),
-            intercept=intercept,
-        )
+        regressor = small_model.proxy_regressor(encoder, intercept)
         with run.synced():
             regressors.write(regressor, run.results / name / "regressors", "builtin")
 

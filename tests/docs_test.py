@@ -26,7 +26,6 @@ from arniqa_jax.storage import workdir
 from arniqa_jax.storage.checkpoints import Checkpoints
 from arniqa_jax.training import train_step
 from arniqa_jax.weights import encoders, regressors
-from arniqa_jax.weights.regressors import Regressor
 from benchmarks import soak
 
 _ROOT = documented.ROOT
@@ -100,18 +99,7 @@ def _write_run(path: pathlib.Path) -> None:
     checkpoints.wait()
     checkpoints.close()
     encoder = encoders.load(path)
-    regressor = Regressor(
-        dataset="proxy",
-        alpha=1.0,
-        score_range=(0, 1),
-        higher_is_better=True,
-        crops="five",
-        patch_size=48,
-        encoder=encoder.fingerprint,
-        images=840,
-        weights_D=np.ones(2 * encoder.feature_dim),
-        intercept=0.5,
-    )
+    regressor = small_model.proxy_regressor(encoder)
     regressors.write(regressor, run.results / "2" / "regressors", "builtin")
 
 

@@ -17,7 +17,7 @@ from arniqa_jax.data import crops as image_crops
 from arniqa_jax.distributed import cpus
 from arniqa_jax.inference import extractor, preprocessing
 from arniqa_jax.inference.encoder import Encoder
-from arniqa_jax.scoring import heat_map
+from arniqa_jax.scoring import heat_map, rows
 
 SIZES = [(40, 60), (100, 33), (1, 1), (31, 300), (64, 64), (7, 90), (64, 64)]
 
@@ -246,6 +246,9 @@ def test_no_map_of_deviations(directory, images):
     model = arniqa_jax.load(directory, crops="whole_std")
     with pytest.raises(errors.UsageError, match="crops=five or crops=whole"):
         model.quality_map(images[0])
+    score_rows = rows.ScoreRows(directory, crops="whole_std", map_folder="maps")
+    with pytest.raises(errors.UsageError, match="crops=five or crops=whole"):
+        _ = score_rows.scorer  # before the table is opened
 
 
 def test_half_scale_of_score_fn_is_that_of_pillow():

@@ -43,3 +43,19 @@ def write(directory: pathlib.Path, *names: str, crops: str = "five") -> pathlib.
         )
         model_directory.write_regressor(directory, regressor, name)
     return directory
+
+
+def proxy_regressor(encoder: Encoder, intercept: float = 0.5) -> Regressor:
+    """Returns a regressor of an encoder, as an evaluation on the proxy fits it."""
+    return Regressor(
+        dataset="proxy",
+        alpha=1.0,
+        score_range=(0, 1),
+        higher_is_better=True,
+        crops="five",
+        patch_size=encoder.patch_size,
+        encoder=encoder.fingerprint,
+        images=840,
+        weights_D=np.ones(2 * encoder.feature_dim),
+        intercept=intercept,
+    )

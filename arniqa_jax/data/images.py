@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from arniqa_jax.errors import BucketError, ImageError
+from arniqa_jax.errors import BucketError, ImageError, one_line
 from arniqa_jax.storage import buckets
 
 MAX_PIXELS = 200_000_000
@@ -141,11 +141,6 @@ def _reason(error: Exception, stream: str | os.PathLike | BinaryIO) -> str:
         # Pillow gives no other reason for a WebP whose data do not match its header.
         return "truncated or damaged"
     return f"unreadable: {one_line(error)}"
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error on one line, or its type if it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def open_image(file: str | os.PathLike | BinaryIO) -> Image.Image:

@@ -12,8 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arniqa_jax.data.images import decode_image, one_line
-from arniqa_jax.errors import BucketError, DatasetError, ImageError, UsageError
+from arniqa_jax.data.images import decode_image
+from arniqa_jax.errors import (
+    BucketError,
+    DatasetError,
+    ImageError,
+    UsageError,
+    one_line,
+)
 from arniqa_jax.storage import buckets
 
 # Seconds after which opening a file in a bucket counts as hanging.

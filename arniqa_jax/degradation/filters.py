@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from arniqa_jax.degradation import color, photometric, randomness
-from arniqa_jax.degradation.correlation import correlate
+from arniqa_jax.degradation.correlation import PRECISION, correlate
 
 # Radii of the largest kernels of the catalogue. Every kernel is computed on the largest
 # grid and is zero outside its own size, so that one compiled filter serves every level.
@@ -22,9 +22,6 @@ MOTION_RADIUS = 5
 # Rows or columns of the result per matrix product. Wider blocks multiply more zeros,
 # narrower ones underuse a matrix unit. On a CPU 32 and 64 take equally long, 224 twice.
 _BLOCK = 64
-# Products in float32. At a lower precision, a GPU computes in TF32, whose error here is
-# 7e-4 (measured on an H200), and a TPU computes in passes of bfloat16.
-_PRECISION = jax.lax.Precision.HIGHEST
 
 
 def gaussian_band(size, sigma, *, max_radius, radius=None):
@@ -61,8 +58,8 @@ def filter_planes(planes, rows, columns, *, reach):
 
 def _filter_whole(planes, rows, columns):
     """Return rows @ plane @ columns.T by two large products, few kernel launches."""
-    across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=_PRECISION)
-    return jnp.einsum("hk,...kw->...hw", rows, across, precision=_PRECISION)
+    across = jnp.einsum("...hk,wk->...hw", planes, columns, precision=PRECISION)
+    return jnp.einsum("hk,...kw->...hw", rows, across, precision=PRECISION)
 
 
 def _filter_by_blocks(planes, rows, columns, *, reach):
@@ -73,12 +70,12 @@ def _filter_by_blocks(planes, rows, columns, *, reach):
     across = jnp.zeros_like(planes)
     for block, source in _blocks(planes.shape[-1], reach):
         band, part = columns[block, source], planes[..., source]
-        product = jnp.einsum("...hk,wk->...hw", part, band, precision=_PRECISION)
+        product = jnp.einsum("...hk,wk->...hw", part, band, precision=PRECISION)
         across = across.at[..., block].set(product)
     down = jnp.zeros_like(planes)
     for block, source in _blocks(planes.shape[-2], reach):
         band, part = rows[block, source], across[..., source, :]
-        product = jnp.einsum("hk,...kw->...hw", band, part, precision=_PRECISION)
+        product = jnp.einsum("hk,...kw->...hw", band, part, precision=PRECISION)
         down = down.at[..., block, :].set(product)
     return down
 

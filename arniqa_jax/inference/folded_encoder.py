@@ -94,14 +94,10 @@ def embed(
     )
     pooled = maps.mean((1, 2))
     if pooling == "std":
-        centred = maps - pooled[:, None, None]
-        pooled = standard_deviation(jnp.mean(centred**2, (1, 2)))
+        variance = jnp.mean((maps - pooled[:, None, None]) ** 2, (1, 2))
+        # The maximum keeps the gradient finite for a constant map.
+        pooled = jnp.sqrt(jnp.maximum(variance, 1e-12))
     return losses.l2_normalize(pooled)
-
-
-def standard_deviation(variance: jax.Array) -> jax.Array:
-    """Return the square root of variances; its gradient is finite at 0."""
-    return jnp.sqrt(jnp.maximum(variance, 1e-12))
 
 
 def feature_map(

@@ -153,10 +153,10 @@ def _backward(axis, scale_negatives, saved, gradients):
     """Return the gradient of the rows of this device.
 
     Row i enters its own sum and, because l_ik = l_ki, the sum of every row that is
-    contrasted with it. Let
-    p_ik = exp(l_ik - log_sum_i), the softmax, and g the gradient of the log sums. Then
-    dy_i = sum_k (g_i p_ik + g_k p_ki) y_k. For rows of other devices, p_ki needs only
-    their log sum, so no gradient of an embedding has to be communicated.
+    contrasted with it. Let p_ik = exp(l_ik - log_sum_i), the softmax, and g the
+    gradient of the log sums. Then dy_i = sum_k (g_i p_ik + g_k p_ki) y_k. For rows of
+    other devices, p_ki needs only their log sum, so no gradient of an embedding has to
+    be communicated.
     """
     y_RD, y_MD, log_sums_R = saved
     g_R, _ = gradients

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from arniqa_jax import errors
 from arniqa_jax.data import folders
-from arniqa_jax.data.images import one_line
 from arniqa_jax.storage import buckets
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".parquet")
@@ -68,7 +67,9 @@ def read(path: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
         except errors.ArniqaError as error:
             raise errors.ImageError(f"{path}: {error}") from error
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise errors.ImageError(f"{path}: unreadable: {one_line(error)}") from error
+            raise errors.ImageError(
+                f"{path}: unreadable: {errors.one_line(error)}"
+            ) from error
 
 
 def _read_tar(file: Any, suffixes: tuple[str, ...]) -> Iterator[Member]:

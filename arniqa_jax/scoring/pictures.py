@@ -97,7 +97,7 @@ def to_array(image: Picture, name: str, background: RGB = BLACK) -> np.ndarray:
         try:
             return images.from_pillow(image, apply_orientation=True, to_rgb=to_rgb)
         except (OSError, ValueError, SyntaxError) as error:
-            reason = images.one_line(error)
+            reason = errors.one_line(error)
             raise errors.ImageError(f"{name}: {reason}") from error
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:

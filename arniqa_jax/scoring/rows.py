@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from arniqa_jax import errors
-from arniqa_jax.data.images import one_line
 from arniqa_jax.distributed import cpus
 from arniqa_jax.inference import preprocessing
 from arniqa_jax.inference.extractor import map_in_threads
@@ -113,7 +112,7 @@ def _write_map(model: Scorer, item: inputs.Input, folder: str) -> str | None:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
             raise
-        return f"its map cannot be written: {one_line(error)}"
+        return f"its map cannot be written: {errors.one_line(error)}"
     return None
 
 
@@ -192,11 +191,14 @@ class ScoreRows:
         """The model, loaded at first use.
 
         Raises:
-          ArniqaError: as in `scorer.load`; or the model has no regressor.
+          ArniqaError: as in `scorer.load`; or the model has no regressor, or cannot
+            make the maps that are asked for.
         """
         if self._scorer is None:
             loaded = scorer.load(self.model, **self.options)
             loaded.require_regressor()
+            if self.map_folder:
+                loaded.require_maps()
             self._scorer = loaded
         return self._scorer
 

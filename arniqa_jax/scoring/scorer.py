@@ -214,6 +214,17 @@ class Scorer:
             else np.empty((0, *self.extractor.shape), np.float32)
         )
 
+    def require_maps(self) -> None:
+        """Raise UsageError if windows of an image cannot be scored.
+
+        The deviation over the few positions of a window differs from that over the
+        image.
+        """
+        if self.crops == "whole_std":
+            raise errors.UsageError(
+                "a map needs a model for crops=five or crops=whole, not whole_std"
+            )
+
     def quality_map(self, image: Picture, *, stride: int = 0) -> np.ndarray:
         """Return the scores of a window that slides over an image.
 
@@ -229,13 +240,7 @@ class Scorer:
         """
         from arniqa_jax.scoring import heat_map
 
-        if self.crops == "whole_std":
-            # The deviation over the few positions of a window differs from that over
-            # the image.
-            raise errors.UsageError(
-                "a map needs a model for crops=five or crops=whole, not whole_std"
-            )
-
+        self.require_maps()
         stride = stride or max(1, self.encoder.patch_size // 4)
         return heat_map.quality_map(self, self._pixels(image, 0), stride)
 

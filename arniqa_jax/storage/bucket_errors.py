@@ -29,10 +29,10 @@ def translate(
     elif _is_forbidden(error):
         reason = (
             "permission denied; give this account the right to list, read, write and "
-            f"delete objects of the bucket ({one_line(error)})"
+            f"delete objects of the bucket ({errors.one_line(error)})"
         )
     else:
-        reason = one_line(error)
+        reason = errors.one_line(error)
     return errors.BucketError(f"{url}: {state}: {reason}")
 
 
@@ -50,7 +50,6 @@ def is_transient(error: BaseException) -> bool:
     code = getattr(error, "code", None) or getattr(error, "status", None)
     if code is not None and str(code).isdecimal():
         return int(code) in _TRANSIENT_CODES
-    # The packages are not imported here, because they may not be installed.
     if any(kind.__module__.startswith("aiohttp.") for kind in type(error).__mro__):
         return not type(error).__name__.startswith("ClientConnector")
     return isinstance(error, TimeoutError | ConnectionError) or any(
@@ -83,7 +82,3 @@ def is_of_a_bucket(error: BaseException) -> bool:
     modules = tuple(f"{kind.__module__}." for kind in type(error).__mro__)
     packages = ("gcsfs.", "google.", "aiohttp.", "requests.", "urllib3.")
     return any(module.startswith(packages) for module in modules)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

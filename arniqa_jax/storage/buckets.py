@@ -8,6 +8,7 @@ times. The functions here repeat it again, more slowly, with a log line. So an o
 a few minutes does not end a run. Errors of all packages become one-line errors here.
 """
 
+import hashlib
 import os
 import pathlib
 import posixpath
@@ -294,7 +295,7 @@ def open_system(url: str) -> tuple[Any, str]:
             f"{url} needs {package}, which is not installed: {install}"
         ) from error
     except ValueError as error:  # no such scheme
-        raise errors.UsageError(f"{url}: {bucket_errors.one_line(error)}") from error
+        raise errors.UsageError(f"{url}: {errors.one_line(error)}") from error
     except Exception as error:  # the credentials cannot be read
         raise bucket_errors.translate(url, error) from error
 
@@ -316,7 +317,7 @@ def retried(
             logging.warning(
                 "%s: %s; trying again in %g s",
                 url,
-                bucket_errors.one_line(error),
+                errors.one_line(error),
                 pause,
             )
             time.sleep(pause)
@@ -348,6 +349,7 @@ def _in_threads(action: Callable[[str], None], names: Iterable[str]) -> None:
             pass
 
 
-def name(url: str) -> str:
-    """Return the last part of a URL."""
-    return posixpath.basename(url.rstrip("/"))
+def local_name(url: str) -> str:
+    """Return a name for a local copy, which no other URL has."""
+    name = posixpath.basename(url.rstrip("/"))
+    return f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"

@@ -5,7 +5,6 @@ writes its metrics, events, pictures and results to a directory of the user's ca
 the files that have changed are uploaded now and then.
 """
 
-import hashlib
 import os
 import pathlib
 import re
@@ -40,8 +39,7 @@ class Spool:
           OSError: the user's cache cannot be written.
         """
         self._url = url
-        name = f"{buckets.name(url)}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-        self.kept = cache.directory() / "runs" / name
+        self.kept = cache.directory() / "runs" / buckets.local_name(url)
         self.kept.mkdir(parents=True, exist_ok=True)
         self.path = self.kept / f"spool-{secrets.token_hex(4)}"
         with open(self.kept / _LOCK, "w") as guard:

@@ -76,9 +76,8 @@ def _copy(url: str) -> pathlib.Path:
             f"{url} is a run, and checkpoints are read from gs:// and local disks "
             "only: copy it, or a model directory that arniqa_jax.convert makes from it"
         )
-    name = f"{buckets.name(url)}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     state = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
-    target = cache.directory() / "models" / name / state
+    target = cache.directory() / "models" / buckets.local_name(url) / state
     if target.is_dir():
         return target
     temporary = target.with_name(f".{secrets.token_hex(4)}.tmp")
