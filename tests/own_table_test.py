@@ -179,6 +179,12 @@ def test_wrong_columns_and_ranges(columns, score_range, part):
         TableFormat.parse(columns, score_range)
 
 
+def test_a_quotation_mark_that_is_not_closed_is_one_error(folder):
+    rows = [f"photos/{i}.png,{i}" for i in range(20_000)]
+    with pytest.raises(errors.DatasetError, match="quotation mark that is not closed"):
+        _open(folder, ["image,score", '"photos/0.png,3', *rows])
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_other_encodings_say_what_to_save_as(folder, encoding):
     rows = [f"photos/{i}.png,{i},ä" for i in range(COUNT)]

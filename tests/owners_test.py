@@ -1,6 +1,7 @@
 """LIVE and CSIQ from the files that their owners distribute."""
 
 import shutil
+import zipfile
 
 import miniature
 import numpy as np
@@ -122,3 +123,44 @@ def _equal_rows(read, unified, components):
         return "/".join(end), row.reference.split("/")[-1], float(row.score)
 
     assert [key(row) for row in read] == [key(row) for row in unified]
+
+
+@pytest.mark.parametrize("change", ["cut", "flip", "version"])
+def test_a_damaged_matlab_file_is_one_error(tmp_path, change):
+    path = tmp_path / "AllImages_release.mat"
+    values = np.random.default_rng(0).random(500)
+    scipy.io.savemat(path, {"AllImages_release": values}, do_compression=True)
+    path.with_name("AllMOS_release.mat").touch()
+    content = bytearray(path.read_bytes())
+    if change == "cut":
+        del content[300:]
+    elif change == "flip":
+        content[len(content) // 2] ^= 255
+    else:
+        content[124:126] = b"\x00\x02"  # version 7.3, which is HDF5
+    path.write_bytes(content)
+    with pytest.raises(errors.DatasetError, match=r"AllImages_release\.mat: expected"):
+        owners.read_clive(path)
+
+
+def test_a_damaged_workbook_is_one_error(tmp_path):
+    path = tmp_path / "MOS and Image attribute scores.xlsx"
+    book = openpyxl.Workbook()
+    for row in [("Image name", "MOS"), *((f"{i}.jpg", i) for i in range(100))]:
+        book.active.append(row)
+    book.save(path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("xl/worksheets/sheet1.xml").header_offset
+    content[start + 100] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(errors.DatasetError, match=r"xlsx: not a readable \.xlsx: "):
+        owners.read_spaq(path)
+
+
+def test_a_list_in_another_encoding_is_one_error(tmp_path):
+    path = tmp_path / "mos.txt"
+    path.write_bytes(b"5.5 I01_01_1.bmp\n5.5 \xe9.bmp\n")
+    for reader, place in ((owners.read_tid2013, path), (owners.read_pipal, tmp_path)):
+        with pytest.raises(errors.DatasetError, match="another encoding in line 2"):
+            reader(place)

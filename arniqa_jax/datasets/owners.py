@@ -1,10 +1,9 @@
 """Readers of label files as the owners of the datasets distribute them."""
 
+import contextlib
 import dataclasses
 import io
 import pathlib
-import re
-import zipfile
 
 import numpy as np
 
@@ -133,7 +132,7 @@ def read_csiq(path: AnyPath) -> list[Label]:
 def read_tid2013(path: AnyPath) -> list[Label]:
     """Read `mos_with_names.txt`: `5.51429 I01_01_1.bmp` per line, without a header."""
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(text_table.read_text(path).splitlines(), start=1):
         cells = line.split()
         if cells and len(cells) != 2:
             raise errors.DatasetError(
@@ -154,7 +153,8 @@ def read_pipal(path: AnyPath) -> list[Label]:
     # A pattern without a dot in front also matches hidden files.
     files = [file for file in path.glob("*.txt") if not folders.is_hidden(file.name)]
     for file in sorted(files):
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
+        lines = text_table.read_text(file).splitlines()
+        for number, line in enumerate(lines, start=1):
             cells = [cell.strip() for cell in line.split(",")]
             if line.strip() and len(cells) != 2:
                 raise errors.DatasetError(
@@ -209,11 +209,13 @@ def _mat_array(path: AnyPath, key: str) -> np.ndarray:
     """Return one variable of a MATLAB file, as a flat array."""
     import scipy.io
 
+    content = io.BytesIO(path.read_bytes())
     try:
-        return scipy.io.loadmat(io.BytesIO(path.read_bytes()))[key].ravel()
-    except (scipy.io.matlab.MatReadError, KeyError, ValueError, TypeError) as error:
+        return scipy.io.loadmat(content)[key].ravel()
+    except Exception as error:  # of many types if the file is damaged
         raise errors.DatasetError(
-            f"{path}: expected a MATLAB file with the variable {key}: {error}"
+            f"{path}: expected a MATLAB file with the variable {key}: "
+            f"{errors.one_line(error)}"
         ) from error
 
 
@@ -226,16 +228,15 @@ def _sheet(path: AnyPath, name: str | None = None) -> list[tuple]:
     """Return the cells of a workbook's sheet `name`, or of the active sheet."""
     import openpyxl
 
+    content = io.BytesIO(path.read_bytes())
     try:
-        content = io.BytesIO(path.read_bytes())
         book = openpyxl.load_workbook(content, read_only=True, data_only=True)
-        sheet = book[name] if name else book.active
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        problem = re.sub(r"\s+", " ", str(error)).strip("'\"")
+        with contextlib.closing(book):
+            sheet = book[name] if name else book.active
+            return list(sheet.iter_rows(values_only=True))
+    except Exception as error:  # of many types if the file is damaged
+        problem = errors.one_line(error).strip("'\"")
         raise errors.DatasetError(f"{path}: not a readable .xlsx: {problem}") from error
-    rows = list(sheet.iter_rows(values_only=True))
-    book.close()
-    return rows
 
 
 def _sibling(path: AnyPath, name: str) -> AnyPath:

@@ -22,7 +22,25 @@ def read_rows(path: AnyPath) -> list[list[str]]:
     Excel writes before the header, sets the delimiter.
 
     Raises:
-      DatasetError: the file is not UTF-8 text.
+      DatasetError: the file is not UTF-8 text, or a quotation mark is not closed.
+    """
+    lines = read_text(path).replace("\\", "/").splitlines()
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:
+        delimiter = lines.pop(0)[4]
+    try:
+        return list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise errors.DatasetError(
+            f"{path}: {error}; is there a quotation mark that is not closed?"
+        ) from error
+
+
+def read_text(path: AnyPath) -> str:
+    """Return the text of a file, UTF-8 with or without a byte order mark.
+
+    Raises:
+      DatasetError: the file has another encoding; the message gives the line.
     """
     content = path.read_bytes()
     if content.startswith(_UTF_16):
@@ -30,18 +48,13 @@ def read_rows(path: AnyPath) -> list[list[str]]:
             f"{path}: expected UTF-8 text, found UTF-16: {_SAVE_AS}"
         )
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise errors.DatasetError(
             f"{path}: expected UTF-8 text, found another encoding in line {line}: "
             f"{_SAVE_AS}"
         ) from error
-    lines = text.replace("\\", "/").splitlines()
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    if lines and lines[0].lower().startswith("sep=") and len(lines[0]) == 5:
-        delimiter = lines.pop(0)[4]
-    return list(csv.reader(lines, delimiter=delimiter))
 
 
 def normal_name(cell: object) -> str:
