@@ -15,8 +15,8 @@ def test_a_file_is_written_read_listed_and_removed(gcs):
     assert buckets.read(url) == b"new"
     assert buckets.exists(url) and buckets.exists(f"{gcs}/run")
     assert buckets.find(f"{gcs}/run") == {"config.json": 3}
-    assert list(buckets.list_urls(gcs)) == [url]
-    assert list(buckets.list_urls(f"{gcs}/run/*.json")) == [url]
+    assert buckets.list_urls(gcs) == [url]
+    assert buckets.list_urls(f"{gcs}/run/*.json") == [url]
     buckets.delete(url)
     buckets.delete(url)  # of what is not there, too
     assert not buckets.exists(url) and buckets.find(f"{gcs}/run") == {}

@@ -175,6 +175,17 @@ def test_the_api_takes_bytes_and_a_background(tmp_path):
         model.score(data)
 
 
+def test_a_pillow_image_that_is_damaged_is_one_error():
+    """Pillow decodes when the pixels are first needed; its plugins raise many types."""
+
+    class Damaged(Image.Image):
+        def load(self):
+            raise struct.error("unpack requires a buffer of 4 bytes")
+
+    with pytest.raises(errors.ImageError, match="image 3: unpack requires a buffer"):
+        pictures.to_array(Damaged(), "image 3")
+
+
 def test_formats_of_an_extra_say_what_is_missing(tmp_path, monkeypatch):
     for package in ("pillow_heif", "rawpy"):
         monkeypatch.setitem(__import__("sys").modules, package, None)

@@ -63,6 +63,16 @@ def test_folders_and_patterns_of_a_bucket(model, photos, bucket, capsys, what):
     assert _by_name(capsys) == expected
 
 
+def test_a_folder_of_a_bucket_may_be_hidden_itself(model, photos, bucket, capsys):
+    expected = _expected(model, photos, capsys)
+    system = fsspec.filesystem("memory")
+    system.copy("/bkt/photos", "/bkt/.hidden", recursive=True)
+    run(model, "memory://bkt/.hidden")
+    assert _by_name(capsys) == expected
+    run(model, "memory://bkt/none*")
+    assert _by_name(capsys) == {"none*": ("", "no file matches this pattern")}
+
+
 def test_files_of_a_bucket_that_are_or_are_not_there(model, photos, bucket, capsys):
     expected = _expected(model, photos, capsys)
     assert run(model, f"{bucket}/0.png", f"{bucket}/no.png") == command.FAILURE
@@ -174,7 +184,7 @@ def test_shards_of_a_bucket_by_pattern_and_continued(
         system.pipe_file(f"/bkt/photos/shards/{i}.tar", content)
     output = tmp_path / "scores.csv"
     for flags in ([], ["--resume"]):
-        run(model, f"{bucket}/shards/*.tar", f"--output={output}", *flags)
+        run(model, f"{bucket}/shards/?.tar", f"--output={output}", *flags)
         found = rows(output.read_text())
         assert len({row["path"] for row in found}) == len(found) == 2 * len(expected)
         assert {row["score"] for row in found} == {
@@ -191,6 +201,19 @@ def test_a_torn_tar_gives_what_came_before(model, photos, tmp_path, capsys):
     assert found[-1]["path"] == str(torn)
     assert found[-1]["error"].startswith("unreadable: ")
     assert any(row["score"] for row in found[:-1])
+
+
+def test_a_connection_that_is_lost_is_a_reason(model, tmp_path, monkeypatch, capsys):
+    class Lost(io.BytesIO):
+        def read(self, size=-1):
+            raise Exception(
+                "the server disconnected"
+            )  # aiohttp's errors are no OSError
+
+    monkeypatch.setattr(archives.buckets, "open_binary", lambda path: Lost())
+    assert run(model, tmp_path / "s.tar") == command.FAILURE
+    ((name, (_, error)),) = _by_name(capsys).items()
+    assert (name, error) == ("s.tar", "unreadable: the server disconnected")
 
 
 def test_a_tar_that_would_fill_the_memory(model, photos, tmp_path, capsys, monkeypatch):

@@ -73,6 +73,13 @@ def test_lists_of_a_threshold(scored, tmp_path, capsys):
 _LISTS = ("kept.txt", "rejected.txt")
 
 
+def test_a_score_that_is_not_finite_is_none(tmp_path):
+    """An engine writes NaN where an image has no score."""
+    (tmp_path / "s.csv").write_text("path,score,error\na,nan,lost\nb,0.5,\n")
+    assert _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r") == 0
+    assert _data(tmp_path / "r" / "index.html")["scores"] == [None, 0.5]
+
+
 def test_wrong_use(tmp_path, monkeypatch):
     with pytest.raises(errors.UsageError, match="expected a table and a folder"):
         _run_report("scores.csv")
@@ -83,6 +90,9 @@ def test_wrong_use(tmp_path, monkeypatch):
         errors.UsageError, match=r"is not a table that .*columns are a, b"
     ):
         _run_report(tmp_path / "other.csv", f"--output={tmp_path}/r")
+    (tmp_path / "s.csv").write_text("path,score,error\na,good,\n")
+    with pytest.raises(errors.UsageError, match=r"is not a table that .*'good'"):
+        _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r")
     (tmp_path / "s.csv").write_text("path,score,error\na,0.5,\nb,0.4,\n")
     monkeypatch.setattr(report_page, "MOST_ROWS", 1)
     with pytest.raises(errors.UsageError, match="found 2 rows"):

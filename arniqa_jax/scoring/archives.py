@@ -66,7 +66,7 @@ def read(path: str, suffixes: tuple[str, ...]) -> Iterator[Member]:
                 yield from _read_tar(file, suffixes)
         except errors.ArniqaError as error:
             raise errors.ImageError(f"{path}: {error}") from error
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # of many types: damage, a lost connection
             raise errors.ImageError(
                 f"{path}: unreadable: {errors.one_line(error)}"
             ) from error

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import itertools
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,8 @@ _UNKNOWN_FORMATS = (".eps", ".exr", ".hdr", ".jxl", ".psd", ".svg", ".xcf")
 # Requests for files behind URLs that are in flight.
 REQUESTS = 16
 _A_DIRECTORY = "a directory with the name of an image"
+_NO_IMAGES = "a folder without images"
+_NO_MATCH = "no file matches this pattern"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +139,14 @@ def find(
                     yield from _file(os.fsdecode(line), suffixes)
         elif buckets.is_url(argument):
             yield from _url(argument, suffixes, skipped)
-        elif os.path.lexists(argument) or not any(c in argument for c in "*?["):
+        elif os.path.lexists(argument) or not buckets.is_pattern(argument):
             yield from _file_or_folder(argument, suffixes, skipped)
         else:
             matches = sorted(glob.iglob(argument, recursive=True))
             for match in matches:
                 yield from _file_or_folder(match, suffixes, skipped)
             if not matches:
-                yield Input(argument, "no file matches this pattern")
+                yield Input(argument, _NO_MATCH)
 
 
 def is_listed_fast(argument: str) -> bool:
@@ -255,7 +258,7 @@ def _file_or_folder(
         found = True
         yield item
     if not found:
-        yield Input(path, "a folder without images")
+        yield Input(path, _NO_IMAGES)
 
 
 def _file(path: str, suffixes: tuple[str, ...]) -> Iterator[Input]:
@@ -279,25 +282,28 @@ def _file(path: str, suffixes: tuple[str, ...]) -> Iterator[Input]:
 def _url(url: str, suffixes: tuple[str, ...], skipped: Skipped) -> Iterator[Input]:
     """Yield the images that a URL names, by the rules for folders on disk."""
     try:
-        found = list(buckets.list_urls(url))
+        found = buckets.list_urls(url)
     except errors.BucketError as error:
         yield Input(url, str(error).removeprefix(f"{url}: "))
         return
     if found == [url]:
         yield from _file(url, suffixes)
         return
-    root, empty = url.split("*")[0].rpartition("/")[0], True
+    is_pattern = buckets.is_pattern(url)
+    # The folder may be hidden itself.
+    root = re.split(r"[*?[]", url)[0].rpartition("/")[0] if is_pattern else url
+    empty = True
     for one in found:
         below = one.removeprefix(root).split("/")
         if any(map(folders.is_hidden, filter(None, below))):
             continue
-        if _ends_in(one, suffixes) or ("*" in url and archives.is_archive(one)):
+        if _ends_in(one, suffixes) or (is_pattern and archives.is_archive(one)):
             empty = False
             yield from _file(one, suffixes)
         else:
             skipped.note(one)
     if empty:
-        yield Input(url, "a folder without images")
+        yield Input(url, _NO_MATCH if is_pattern else _NO_IMAGES)
 
 
 def _ends_in(path: str, suffixes: tuple[str, ...]) -> bool:

@@ -96,7 +96,7 @@ def to_array(image: Picture, name: str, background: RGB = BLACK) -> np.ndarray:
         to_rgb = functools.partial(to_srgb, background=background)
         try:
             return images.from_pillow(image, apply_orientation=True, to_rgb=to_rgb)
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # of many types if Pillow decodes only now
             reason = errors.one_line(error)
             raise errors.ImageError(f"{name}: {reason}") from error
     array = np.asarray(image)

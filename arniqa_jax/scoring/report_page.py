@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import os
 import pathlib
 import urllib.parse
@@ -52,7 +53,7 @@ def write(
         raise errors.UsageError(
             f"found {len(rows)} rows, and a page holds {MOST_ROWS}: give fewer tables"
         )
-    scores = [_number(row["score"]) for row in rows]
+    scores = [row["score"] for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
     described = {
         "paths": [row["path"] for row in rows],
@@ -76,7 +77,7 @@ def write(
 
 
 def _read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table, or of a folder of part files."""
+    """Yield the rows of a table, or of a folder of part files; scores are numbers."""
     if not file.exists():
         raise errors.UsageError(f"{file}: there is no such table of scores")
     found = parts.list_parts(file) if file.is_dir() else [file]
@@ -89,15 +90,21 @@ def _read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
             for row in parts.read(part):
                 if not {"path", "score", "error"} <= row.keys():
                     raise ValueError(f"its columns are {', '.join(map(str, row))}")
-                yield row
+                scores = {n: _number(v) for n, v in row.items() if _is_score(n)}
+                yield row | scores
         except ValueError as error:
             raise errors.UsageError(
                 f"{part} is not a table that arniqa_jax.score wrote: {error}"
             ) from error
 
 
+def _is_score(column: str) -> bool:
+    return column == "score" or column.startswith("score_")
+
+
 def _number(value: Any) -> float | None:
-    return None if value in ("", None) else round(float(value), 6)
+    number = float("nan") if value in ("", None) else float(value)
+    return round(number, 6) if math.isfinite(number) else None
 
 
 def _crops(rows: list[dict[str, Any]]) -> dict[str, list]:
@@ -105,7 +112,7 @@ def _crops(rows: list[dict[str, Any]]) -> dict[str, list]:
     columns = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
     return {
         "names": [name.removeprefix("score_").replace("_", " ") for name in columns],
-        "values": [[_number(row.get(name)) for row in rows] for name in columns],
+        "values": [[row.get(name) for row in rows] for name in columns],
     }
 
 

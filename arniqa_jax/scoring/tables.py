@@ -7,6 +7,7 @@ what the scores depend on, so that no table mixes two models.
 
 import csv
 import io
+import itertools
 import json
 import math
 import pathlib
@@ -131,11 +132,7 @@ class Table:
         """
         digests, without, keep = [], 0, 0
         for row, end in read_rows(self._path):
-            if list(row) != self._columns:
-                raise errors.UsageError(
-                    f"{self._path} has the columns {', '.join(row)}, and this command "
-                    f"writes {', '.join(self._columns)}: give the same flags"
-                )
+            self._check_columns(row, self._path)
             if has_score(row):
                 digests.append(digest(row["path"]))
             else:
@@ -176,9 +173,28 @@ class Table:
         self._path.unlink()
 
     def _unpack(self) -> None:
+        """Write the rows of the Parquet file that have a score as JSON lines.
+
+        If a run that continued the file was killed, its rows follow.
+        """
+        further = (
+            (row for row, _ in read_rows(self._path)) if self._path.exists() else ()
+        )
+        seen: set[int] = set()
         with replacing(self._path) as new, open(new, "w", encoding="utf-8") as file:
-            for row in read_parquet(self._target):
-                file.write(json.dumps(row) + "\n")
+            for row in itertools.chain(read_parquet(self._target), further):
+                self._check_columns(row, self._target)
+                number = int(digest(row["path"]))
+                if has_score(row) and number not in seen:
+                    seen.add(number)
+                    file.write(json.dumps(row) + "\n")
+
+    def _check_columns(self, row: dict[str, Any], path: pathlib.Path) -> None:
+        if list(row) != self._columns:
+            raise errors.UsageError(
+                f"{path} has the columns {', '.join(row)}, and this command writes "
+                f"{', '.join(self._columns)}: give the same flags"
+            )
 
 
 def _schema(columns: Sequence[str]):

@@ -16,7 +16,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from typing import Any, BinaryIO, TypeVar
 
@@ -48,6 +48,11 @@ def is_url(path: str | os.PathLike) -> bool:
 def scheme(url: str) -> str:
     """Return the scheme of a URL, such as `gs`."""
     return url.partition("://")[0].lower()
+
+
+def is_pattern(path: str) -> bool:
+    """Return whether a path has a wildcard: `*`, `?` or `[`."""
+    return any(character in path for character in "*?[")
 
 
 def join(url: str, *names: str) -> str:
@@ -115,8 +120,8 @@ def check_listable(url: str, name: str) -> None:
     check(url)
 
 
-def list_urls(url: str) -> Iterator[str]:
-    """Yield the URLs of the files that a URL names, sorted.
+def list_urls(url: str) -> list[str]:
+    """Return the URLs of the files that a URL names, sorted.
 
     Args:
       url: URL of a file, of a folder (listed recursively), or a pattern.
@@ -126,18 +131,15 @@ def list_urls(url: str) -> Iterator[str]:
       ArniqaError: the package for this kind of URL is missing.
     """
     system, path = open_system(url)
-    prefix = url.partition("://")[0]
-    if prefix in ("http", "https"):
-        found = [url]  # web servers do not list files; `?` is part of an address
-    elif any(character in path for character in "*?["):
-        found = retried(url, lambda: sorted(system.glob(path)))
-        found = [f"{prefix}://{one.lstrip('/')}" for one in found]
+    if scheme(url) in ("http", "https"):
+        return [url]  # web servers do not list files; `?` is part of an address
+    if is_pattern(path):
+        found = retried(url, lambda: system.glob(path))
     elif retried(url, lambda: system.isdir(path)):
-        found = retried(url, lambda: sorted(system.find(path)))
-        found = [f"{prefix}://{one.lstrip('/')}" for one in found]
+        found = retried(url, lambda: system.find(path))
     else:
-        found = [url]
-    yield from found
+        return [url]
+    return [f"{url.partition('://')[0]}://{one.lstrip('/')}" for one in sorted(found)]
 
 
 def find(url: str) -> dict[str, int]:
