@@ -36,13 +36,6 @@ from arniqa_jax import config_files, errors
 from arniqa_jax.storage import bucket_errors, cache
 from arniqa_jax.version import __version__
 
-# Exit codes; sysexits.h defines 75 as "temporary failure, try again".
-SUCCESS = 0
-FAILURE = 1
-WRONG_USE = 2
-START_AGAIN = 75
-INTERRUPTED = 130
-
 # The module that the commands of several processes have imported, with JAX.
 _AGREEMENT = "arniqa_jax.distributed.agreement"
 _ORBAX = os.path.join("site-packages", "orbax", "")
@@ -57,7 +50,7 @@ def run(
     *,
     usage: str,
 ) -> NoReturn:
-    """Parse the flags, run `main` and exit with one of the codes above.
+    """Parse the flags, run `main` and exit with a code of `errors`.
 
     An `ArniqaError`, a full disk or Ctrl-C prints one line.
 
@@ -68,32 +61,32 @@ def run(
       usage: the text of `--help`, above the list of flags.
     """
     if sys.platform == "win32":
-        sys.exit(report(errors.NOT_ON_WINDOWS, FAILURE))
+        sys.exit(report(errors.NOT_ON_WINDOWS, errors.FAILURE))
     _prepare_environment()
     options = set(_before_double_dash(sys.argv[1:]))
     if options & VERSION_FLAGS:
         print_version()
-        sys.exit(SUCCESS)
+        sys.exit(errors.SUCCESS)
     if options & HELP_FLAGS:
         print(f"{usage.strip()}\n\nFlags:\n{_describe_flags(flag_values)}")
-        sys.exit(SUCCESS)
+        sys.exit(errors.SUCCESS)
     try:
         arguments = parse_flags(sys.argv, flag_values)
         code = main(arguments)
         # Flush here, so that a full disk or a closed pipe on standard output is still
         # reported.
         sys.stdout.flush()
-        sys.exit(code or SUCCESS)
+        sys.exit(code or errors.SUCCESS)
     except errors.ArniqaError as error:
         code = report(error, error.exit_code)
     except KeyboardInterrupt:
-        code = report("stopped by Ctrl-C", INTERRUPTED)
+        code = report("stopped by Ctrl-C", errors.INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (such as `| head`) has exited, which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        code = report(_describe_os_error(error), FAILURE)
+        code = report(_describe_os_error(error), errors.FAILURE)
     except Exception as error:
         code = _report_unexpected(error)
     agreement = sys.modules.get(_AGREEMENT)
@@ -111,7 +104,7 @@ def _report_unexpected(error: Exception) -> int:
     if lost is not None:
         return report(lost, lost.exit_code)
     traceback.print_exception(error)
-    return FAILURE
+    return errors.FAILURE
 
 
 def define_config(flag_values: flags.FlagValues) -> flags.FlagHolder:
@@ -339,35 +332,3 @@ class _Formatter(py_logging.Formatter):
             return line
         moment, _, message = line.partition(" ")
         return f"{moment} {record.levelname.lower()}: {message}"
-
-
-class StopRequest:
-    """Records SIGTERM and Ctrl-C, so that a loop can stop between two steps.
-
-    Use it as a context manager around the loop. A second Ctrl-C raises
-    `KeyboardInterrupt` at once.
-
-    Attributes:
-      exit_code: None until a signal arrives, then the exit code to use.
-    """
-
-    def __init__(self):
-        self.exit_code: int | None = None
-
-    def __enter__(self):
-        self._before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, _):
-        if self.exit_code is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.exit_code = INTERRUPTED if number == signal.SIGINT else START_AGAIN
-        # Do not use logging: the signal may have arrived while its lock was held.
-        os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")

@@ -11,7 +11,7 @@ import sys
 import types
 from typing import NoReturn
 
-from arniqa_jax import command
+from arniqa_jax import command, errors
 
 # Subcommand -> module, which has `main`, `FLAGS` and a docstring. The first line of the
 # docstring is the summary.
@@ -33,15 +33,15 @@ def main() -> NoReturn:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in command.HELP_FLAGS:
         print(_describe())
-        sys.exit(command.SUCCESS)
+        sys.exit(errors.SUCCESS)
     if name in command.VERSION_FLAGS:
         command.print_version()
-        sys.exit(command.SUCCESS)
+        sys.exit(errors.SUCCESS)
     if name not in SUBCOMMANDS:
         near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         message = f"there is no subcommand {name!r}; {hint}(--help lists them)"
-        sys.exit(command.report(message, command.WRONG_USE))
+        sys.exit(command.report(message, errors.WRONG_USE))
     module = importlib.import_module(SUBCOMMANDS[name])
     # config_flags reads the flags from here, too.
     sys.argv = [f"arniqa {name}", *arguments]

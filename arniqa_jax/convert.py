@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         safetensors=SAFETENSORS.value,
     )
     print(f"written to {TO.value}")
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 if __name__ == "__main__":

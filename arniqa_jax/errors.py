@@ -1,7 +1,8 @@
-"""The errors that a user can cause; a command prints each as one line.
+"""The errors that a user can cause, and the exit codes of the commands.
 
-A message says what was expected, what was found and what to do. Any other exception
-that leaves the package, with a traceback, is a bug.
+A command prints such an error as one line. The message says what was expected, what was
+found and what to do. Any other exception that leaves the package, with a traceback, is
+a bug.
 """
 
 NOT_ON_WINDOWS = (
@@ -9,23 +10,30 @@ NOT_ON_WINDOWS = (
     "for Linux (wsl --install)"
 )
 
+# Exit codes. sysexits.h defines 75 as "temporary failure, try again".
+SUCCESS = 0
+FAILURE = 1
+WRONG_USE = 2
+START_AGAIN = 75
+INTERRUPTED = 130
+
 
 class ArniqaError(Exception):
     """A problem that the user can fix; a command prints it and exits with 1."""
 
-    exit_code = 1
+    exit_code = FAILURE
 
 
 class UsageError(ArniqaError):
     """A wrong flag, config field or argument value; a command exits with 2."""
 
-    exit_code = 2
+    exit_code = WRONG_USE
 
 
 class LostProcessError(ArniqaError):
     """Another process has ended; exit code 75 asks to start all processes again."""
 
-    exit_code = 75
+    exit_code = START_AGAIN
 
 
 class ImageError(ArniqaError):

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
                 f"--compare A B takes two directories, found {1 + len(arguments)}"
             )
         job.compare(COMPARE.value, arguments[0], CONFIG.value, WORKDIR.value)
-        return command.SUCCESS
+        return errors.SUCCESS
     if arguments:
         raise errors.UsageError(f"unexpected argument {arguments[0]!r}")
     if CONFIG.value is None or WORKDIR.value is None:
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
         CHECKPOINT.value,
         replace=REPLACE.value,
     )
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 if __name__ == "__main__":

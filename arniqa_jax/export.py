@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         content = export(scorer.load(MODEL.value))
     write_atomically(target, content)
     print(f"written to {target}")
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 def export_onnx(encoder, regressors, takes: str) -> bytes:

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     from arniqa_jax.weights import listing
 
     print(listing.describe())
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ def main(arguments: list[str]) -> int:
     )
     if DRY_RUN.value:
         print(card)
-        return command.SUCCESS
+        return errors.SUCCESS
     url = hub.upload(address, encoder, regressors, source, card, private=PRIVATE.value)
     print(f"uploaded to {url}")
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 if __name__ == "__main__":

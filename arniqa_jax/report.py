@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         map_folder=pathlib.Path(MAP.value) if MAP.value else None,
     )
     print(page)
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 if __name__ == "__main__":

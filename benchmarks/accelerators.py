@@ -113,8 +113,8 @@ def main(arguments: list[str]) -> int:
         pathlib.Path(JSON.value).write_text(json.dumps(about | found, indent=1) + "\n")
     failed = [r for r in found.get("programs", {}).values() if "error" in r]
     for record in failed:
-        command.report(_advice(target, record), command.FAILURE)
-    return command.FAILURE if failed else command.SUCCESS
+        command.report(_advice(target, record), errors.FAILURE)
+    return errors.FAILURE if failed else errors.SUCCESS
 
 
 def _advice(target: targets.Target, record: dict) -> str:
@@ -173,7 +173,7 @@ def _record(target: targets.Target) -> int:
             found = {"name": name, "error": str(error), "used": error.used}
             found["pairs"] = pairs
     pathlib.Path(JSON.value).write_text(json.dumps(found))
-    return command.SUCCESS
+    return errors.SUCCESS
 
 
 def _compile_all(names: list[str]) -> dict[str, dict]:
@@ -207,7 +207,7 @@ def _compile_one(name: str, *changes: str) -> dict:
         )
         if done.returncode or not file.exists():
             said = _reason(done.stderr)
-            if done.returncode == command.WRONG_USE:
+            if done.returncode == errors.WRONG_USE:
                 raise errors.UsageError(said)
             return {"name": name, "error": f"compiling {name}: {said}"}
         print(f"compiled {name}", file=sys.stderr, flush=True)

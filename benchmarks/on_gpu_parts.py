@@ -257,7 +257,7 @@ def pretrain(settings: Settings) -> Figures:
     Raises:
       RuntimeError: the command failed; the message is its last line.
     """
-    from arniqa_jax import command
+    from arniqa_jax import errors
     from arniqa_jax.training import metrics_log
 
     wanted = 5 if settings.small else 100
@@ -292,7 +292,7 @@ def pretrain(settings: Settings) -> Figures:
                 lines = found
         process.send_signal(signal.SIGTERM)
         code = process.wait()
-        if code != command.START_AGAIN:
+        if code != errors.START_AGAIN:
             said = errors.read_text().splitlines() or ["it said nothing"]
             raise RuntimeError(f"exit code {code}: {said[-1]}")
     lines = lines[:wanted]

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import soak
 
-from arniqa_jax import command
+from arniqa_jax import errors
 from arniqa_jax.storage import checkpoints, workdir
 from arniqa_jax.training import metrics_log
 from arniqa_jax.weights import encoders
@@ -68,10 +68,10 @@ def run(path: pathlib.Path, counts: list[int], arguments) -> int:
         if len(counts) > 1:
             stop_after(path, processes, arguments.stop_every)
         codes = {process.wait() for process in processes}
-        if codes == {command.SUCCESS}:
+        if codes == {errors.SUCCESS}:
             return starts
         # The signal kills a process that is past its last step or has just started.
-        if not codes <= {command.START_AGAIN, -signal.SIGTERM}:
+        if not codes <= {errors.START_AGAIN, -signal.SIGTERM}:
             sys.exit(f"{path.name}: exit codes {codes}")
 
 

@@ -114,6 +114,12 @@ def test_only_commands_define_flags():
     assert "main.py" in commands
 
 
+def test_only_commands_use_what_starts_a_command():
+    for path in _FILES:
+        if "arniqa_jax.command" in _imports(path):
+            assert "command.run(" in path.read_text(), path
+
+
 def test_commands_are_short():
     """What they do is in modules that can be imported without flags."""
     for path in _FILES:

@@ -12,7 +12,7 @@ import small_model
 from PIL import Image
 from score_runs import rows, run
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
 from arniqa_jax.data import pairs, photos
 from arniqa_jax.distributed import cpus
 from arniqa_jax.evaluation import loading
@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_read_is_one_row(
     assert run(model, folder) == 0
     expected = rows(capsys.readouterr().out)
     faulty.fault = _only("2.png", fault)
-    assert run(model, f"{gcs}/photos") == command.FAILURE
+    assert run(model, f"{gcs}/photos") == errors.FAILURE
     found = rows(capsys.readouterr().out)
     assert [row["path"] for row in found] == [
         f"{gcs}/photos/{index}.png" for index in range(_NUMBER)
@@ -161,7 +161,7 @@ def test_what_cannot_be_listed_is_one_line(gcs, faulty, fault, tmp_path, capsys)
             use()
         assert "\n" not in str(raised.value)
     model = small_model.write(tmp_path / "model", "live")
-    assert run(model, f"{gcs}/photos") == command.FAILURE
+    assert run(model, f"{gcs}/photos") == errors.FAILURE
     (row,) = rows(capsys.readouterr().out)
     assert row["error"].startswith("unreadable: ")
 

@@ -10,7 +10,7 @@ import pytest
 import small_model
 from score_runs import rows, run, write_photos
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
 from arniqa_jax.scoring import bucket_table, tables
 from arniqa_jax.storage import buckets
 
@@ -57,8 +57,8 @@ def test_a_table_in_a_bucket_is_that_on_disk(
     if suffix == ".parquet":
         pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
     local, there = tmp_path / f"scores{suffix}", f"{any_bucket}/out/scores{suffix}"
-    assert run(model, photos, f"--output={local}") == command.FAILURE
-    assert run(model, photos, f"--output={there}") == command.FAILURE
+    assert run(model, photos, f"--output={local}") == errors.FAILURE
+    assert run(model, photos, f"--output={there}") == errors.FAILURE
     assert _read(there, tmp_path) == _read(local, tmp_path)
     names = {f"scores{suffix}", f"scores{suffix}.model.json"}
     assert buckets.find(f"{any_bucket}/out").keys() == names

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 import arniqa_jax
 from arniqa_jax import command, errors
+from arniqa_jax.distributed import stops
 
 _PACKAGE = pathlib.Path(command.__file__).parent
 # Every module that can be run as a command.
@@ -166,11 +167,11 @@ def test_help_of_every_command_does_without_jax(name):
 
 
 def test_a_stop_request_waits_and_the_second_ctrl_c_does_not():
-    with command.StopRequest() as stop:
+    with stops.StopRequest() as stop:
         assert stop.exit_code is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.exit_code == 75
-    with command.StopRequest() as stop:
+    with stops.StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.exit_code == 130
         with pytest.raises(KeyboardInterrupt):

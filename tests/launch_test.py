@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 import yaml
 
-from arniqa_jax import command, main
+from arniqa_jax import command, errors, main
 from arniqa_jax.training import metrics_log
 from benchmarks import soak
 
@@ -319,7 +319,7 @@ def test_the_job_set_refers_to_what_there_is():
     assert job["completions"] == job["parallelism"] and job["backoffLimit"] == 0
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    final = {command.FAILURE, command.WRONG_USE, command.INTERRUPTED}
+    final = {errors.FAILURE, errors.WRONG_USE, errors.INTERRUPTED}
     assert set(rule["onExitCodes"]["values"]) == final
     # No shared file system: code, photographs and run lie in one bucket.
     assert "volumes" not in pod and "volumeMounts" not in container

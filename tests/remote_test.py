@@ -13,7 +13,7 @@ import small_model
 from score_runs import rows, run, write_photos
 
 import arniqa_jax
-from arniqa_jax import command, errors
+from arniqa_jax import errors
 from arniqa_jax.scoring import archives
 from arniqa_jax.storage import buckets
 
@@ -59,7 +59,7 @@ def bucket(photos):
 @pytest.mark.parametrize("what", ["", "/", "/*.png"])
 def test_folders_and_patterns_of_a_bucket(model, photos, bucket, capsys, what):
     expected = _expected(model, photos, capsys)
-    assert run(model, bucket + what) == command.FAILURE
+    assert run(model, bucket + what) == errors.FAILURE
     assert _by_name(capsys) == expected
 
 
@@ -75,7 +75,7 @@ def test_a_folder_of_a_bucket_may_be_hidden_itself(model, photos, bucket, capsys
 
 def test_files_of_a_bucket_that_are_or_are_not_there(model, photos, bucket, capsys):
     expected = _expected(model, photos, capsys)
-    assert run(model, f"{bucket}/0.png", f"{bucket}/no.png") == command.FAILURE
+    assert run(model, f"{bucket}/0.png", f"{bucket}/no.png") == errors.FAILURE
     found = _by_name(capsys)
     assert found["0.png"] == expected["0.png"]
     assert found["no.png"] == ("", "unreadable: there is no such file")
@@ -126,12 +126,12 @@ def test_archives_of_a_web_server(model, photos, web, capsys):
     expected = _expected(model, photos, capsys)
     _write_tar(photos.parent / "s.tar", photos)
     (photos.parent / "s.tar").rename(photos / "s.tar")
-    assert run(model, f"{web}/s.tar", f"{web}/no.tar") == command.FAILURE
+    assert run(model, f"{web}/s.tar", f"{web}/no.tar") == errors.FAILURE
     found = _by_name(capsys)
     assert found.pop("no.tar") == ("", "unreadable: there is no such file")
     assert found == expected
     (photos / "s.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-    assert run(model, f"{web}/s.parquet", f"{web}/0.png") == command.FAILURE
+    assert run(model, f"{web}/s.parquet", f"{web}/0.png") == errors.FAILURE
     found = _by_name(capsys)
     assert found["s.parquet"][1].startswith("unreadable: ") and found["0.png"][0]
 
@@ -167,7 +167,7 @@ def _write_tar(path, photos, mode="w"):
 def test_images_of_a_tar(model, photos, tmp_path, capsys, name, mode):
     expected = _expected(model, photos, capsys)
     path = _write_tar(tmp_path / name, photos, mode)
-    assert run(model, path) == command.FAILURE
+    assert run(model, path) == errors.FAILURE
     found = rows(capsys.readouterr().out)
     assert all(row["path"].startswith(f"{path}/set/") for row in found)
     by_name = {r["path"].rpartition("/")[2]: (r["score"], r["error"]) for r in found}
@@ -196,7 +196,7 @@ def test_a_torn_tar_gives_what_came_before(model, photos, tmp_path, capsys):
     whole = _write_tar(tmp_path / "s.tar", photos).read_bytes()
     torn = tmp_path / "torn.tar"
     torn.write_bytes(whole[: len(whole) // 2])
-    assert run(model, torn) == command.FAILURE
+    assert run(model, torn) == errors.FAILURE
     found = rows(capsys.readouterr().out)
     assert found[-1]["path"] == str(torn)
     assert found[-1]["error"].startswith("unreadable: ")
@@ -211,7 +211,7 @@ def test_a_connection_that_is_lost_is_a_reason(model, tmp_path, monkeypatch, cap
             )  # aiohttp's errors are no OSError
 
     monkeypatch.setattr(archives.buckets, "open_binary", lambda path: Lost())
-    assert run(model, tmp_path / "s.tar") == command.FAILURE
+    assert run(model, tmp_path / "s.tar") == errors.FAILURE
     ((name, (_, error)),) = _by_name(capsys).items()
     assert (name, error) == ("s.tar", "unreadable: the server disconnected")
 
@@ -250,7 +250,7 @@ def test_images_of_a_parquet_file(model, photos, tmp_path, capsys, kind):
         columns = {"image": contents}
     path = tmp_path / "data.parquet"
     parquet.write_table(pyarrow.table(columns), path)
-    assert run(model, path) == command.FAILURE
+    assert run(model, path) == errors.FAILURE
     found = _by_name(capsys)
     if kind == "no id":
         assert found == {str(i): row for i, row in enumerate(expected.values())}
@@ -266,7 +266,7 @@ def test_a_parquet_file_without_images(model, tmp_path, capsys):
 
     path = tmp_path / "data.parquet"
     parquet.write_table(pyarrow.table({"path": ["a"], "score": [0.5]}), path)
-    assert run(model, path) == command.FAILURE
+    assert run(model, path) == errors.FAILURE
     ((_, error),) = _by_name(capsys).values()
     assert error.startswith("no column with images") and error.endswith("path, score")
 

@@ -39,7 +39,7 @@ def scored(tmp_path_factory):
     (photos / "bad.png").write_bytes(b"text")
     (photos / "worse.png").write_bytes(b"")
     flags = [f"--output={folder}/scores.csv", f"--map={folder}/maps", "--details"]
-    assert run(model, photos, *flags, f"--report={folder}/report") == command.FAILURE
+    assert run(model, photos, *flags, f"--report={folder}/report") == errors.FAILURE
     return folder
 
 

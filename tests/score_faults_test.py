@@ -10,7 +10,7 @@ import score_runs
 import small_model
 from score_runs import picture, rows, run, write_photos
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
 from arniqa_jax.scoring import heat_map, inputs, job, scorer
 
 
@@ -57,7 +57,7 @@ def test_an_image_that_vanishes_before_its_map_is_an_error(
         return loaded
 
     monkeypatch.setattr(inputs, "load", load_and_remove)
-    assert run(model, photos, f"--map={tmp_path}/maps") == command.FAILURE
+    assert run(model, photos, f"--map={tmp_path}/maps") == errors.FAILURE
     found = rows(capsys.readouterr().out)
     assert [bool(row["score"]) for row in found] == [True, False, True, True]
     assert found[1]["error"] == "unreadable: No such file or directory"
@@ -66,7 +66,7 @@ def test_an_image_that_vanishes_before_its_map_is_an_error(
 def test_a_map_that_cannot_be_written_is_an_error(model, photos, tmp_path, capsys):
     maps = tmp_path / "maps"
     (maps / heat_map.file_name(str(photos / "2.png"))).mkdir(parents=True)
-    assert run(model, photos, f"--map={maps}") == command.FAILURE
+    assert run(model, photos, f"--map={maps}") == errors.FAILURE
     found = rows(capsys.readouterr().out)
     assert [bool(row["score"]) for row in found] == [True, True, False, True]
     assert found[2]["error"].startswith("its map cannot be written")
@@ -89,7 +89,7 @@ def test_a_score_that_is_not_finite_is_an_error(
 
     monkeypatch.setattr(scorer, "load", load_damaged)
     output = tmp_path / f"scores{suffix}"
-    assert run(model, photos, f"--output={output}") == command.FAILURE
+    assert run(model, photos, f"--output={output}") == errors.FAILURE
     text = output.read_text()
     if suffix == ".jsonl":
         found = [json.loads(line) for line in text.splitlines()]
@@ -146,7 +146,7 @@ def test_resume_tries_errors_again_and_scores_new_files_once(
     output = tmp_path / f"scores{suffix}"
     good = (photos / "1.png").read_bytes()
     (photos / "1.png").write_bytes(b"")
-    assert run(model, photos, f"--output={output}") == command.FAILURE
+    assert run(model, photos, f"--output={output}") == errors.FAILURE
     (photos / "1.png").write_bytes(good)
     picture(seed=9).save(photos / "0_new.png")
     assert run(model, photos, f"--output={output}", "--resume") == 0

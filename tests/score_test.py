@@ -13,7 +13,7 @@ import small_model
 from PIL import Image
 from score_runs import picture, rows, run
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
 from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import inputs, tables
 
@@ -80,7 +80,7 @@ def test_unusual_images_are_scored_and_bad_ones_get_their_reason(
     reasons = _make_bad(tmp_path / "b_bad")
     picture().save(tmp_path / "c_last.png")
     (tmp_path / "notes.txt").write_text("not to be tried")
-    assert run(model, tmp_path) == command.FAILURE
+    assert run(model, tmp_path) == errors.FAILURE
     found = rows(capsys.readouterr().out)
     assert [r["path"] for r in found[:good]] == sorted(r["path"] for r in found[:good])
     assert all(r["score"] and not r["error"] for r in [*found[:good], found[-1]])

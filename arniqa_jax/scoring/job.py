@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
+from arniqa_jax.distributed import stops
 from arniqa_jax.inference.extractor import map_in_threads
 from arniqa_jax.scoring import inputs, rows, tables
 from arniqa_jax.scoring.bucket_table import BucketTable
@@ -52,7 +53,7 @@ def run(
     if isinstance(output, BucketPath) and (report or engine != "local"):
         flag = "--report" if report else f"--engine={engine}"
         raise errors.UsageError(f"{flag} needs a local --output, found {output}")
-    with command.StopRequest() as stop:
+    with stops.StopRequest() as stop:
         if engine == "ray":
             from arniqa_jax.scoring import ray_job
 
@@ -75,14 +76,14 @@ def run(
             map_folder=score_rows.map_folder and pathlib.Path(score_rows.map_folder),
         )
         logging.info("%s", page)
-    return command.FAILURE if failed else command.SUCCESS
+    return errors.FAILURE if failed else errors.SUCCESS
 
 
 def score(
     score_rows: rows.ScoreRows,
     arguments: list[str],
     output: AnyPath | None,
-    stop: command.StopRequest,
+    stop: stops.StopRequest,
     *,
     resume: bool,
     shard: inputs.Shard = inputs.ALL,

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from arniqa_jax import command, errors
+from arniqa_jax import errors
+from arniqa_jax.distributed import stops
 from arniqa_jax.scoring import inputs, parts, rows, tables
 from arniqa_jax.scoring.progress import Progress
 
@@ -50,7 +51,7 @@ def score(
     score_rows: rows.ScoreRows,
     arguments: list[str],
     output: pathlib.Path | None,
-    stop: command.StopRequest,
+    stop: stops.StopRequest,
     cluster: Cluster,
     *,
     resume: bool,
@@ -131,7 +132,7 @@ def _score(
     done: int,
     write: "WriteParts",
     cluster: Cluster,
-    stop: command.StopRequest,
+    stop: stops.StopRequest,
 ) -> int:
     """Score all items; return how many have no score."""
     failed = 0

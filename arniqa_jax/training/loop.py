@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arniqa_jax import errors
-from arniqa_jax.command import StopRequest
 from arniqa_jax.data import pairs, photos
 from arniqa_jax.data.workers import Batches
 from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.distributed import agreement, sharding
+from arniqa_jax.distributed.stops import StopRequest
 from arniqa_jax.evaluation import loading
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.storage.checkpoints import Checkpoints
