@@ -29,8 +29,9 @@ _RECORDED = {
     "program_bytes": 32.9e6,
 }
 _DRIFT = 0.1
-# One for each BatchNorm and direction, the gradients, the sums of the loss and of the
-# metrics; and the gathers of the embeddings for NT-Xent, forward and backward.
+# One for each BatchNorm of the main path and direction (those of the shortcuts travel
+# with others), the gradients, the sums of the loss and of the metrics; and the gathers
+# of the embeddings for NT-Xent, forward and backward.
 _COLLECTIVES = {"all-reduce": 37, "all-gather": 2}
 
 

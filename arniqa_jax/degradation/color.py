@@ -69,6 +69,20 @@ def _mix(matrix, planes):
     return jax.lax.platform_dependent(planes, cpu=product, default=sums)
 
 
+def _once(planes):
+    """Return planes (3, ...), computed only once.
+
+    XLA:CPU would compute the planes again in each consumer that reads them in another
+    order, for example in one that subtracts the second plane from all three. A matrix
+    product makes it store them, and the product with the identity is exact.
+    """
+    return jax.lax.platform_dependent(
+        planes,
+        cpu=lambda planes: jnp.tensordot(jnp.eye(3), planes, (1, 0)),
+        default=lambda planes: planes,
+    )
+
+
 def linear_from_srgb(x):
     """Return linear values: invert the sRGB transfer curve; x in [0, 1]."""
     # The maximum keeps the unused branch finite, and therefore the gradient.
@@ -97,7 +111,7 @@ def lab_roots(images):
     planes = linear_from_srgb(jnp.moveaxis(images, -1, 0))
     ratios = _mix(_RATIOS_FROM_RGB, planes)
     roots = _power(jnp.maximum(ratios, 0.008856), 1 / 3)
-    return jnp.where(ratios > 0.008856, roots, 7.787 * ratios + 4 / 29)
+    return _once(jnp.where(ratios > 0.008856, roots, 7.787 * ratios + 4 / 29))
 
 
 def rgb_from_lab_roots(roots):
