@@ -9,7 +9,7 @@ import miniature
 import numpy as np
 import pytest
 
-from arniqa_jax import command, errors, evaluate, evaluation
+from arniqa_jax import command, errors, evaluate
 from arniqa_jax.datasets import catalogue
 from arniqa_jax.evaluation import loading, manifold, proxy, statistics
 from arniqa_jax.inference.dataset_extractor import DatasetExtractor
@@ -261,7 +261,7 @@ def small_proxy(monkeypatch):
 
 
 def test_proxy(small_proxy, tmp_path):
-    (opened,) = evaluation.load_benchmarks("builtin", "", cache_dir=tmp_path)
+    (opened,) = loading.load_benchmarks("builtin", "", cache_dir=tmp_path)
     assert (len(opened), opened.kind, opened.title) == (30, "proxy", "proxy")
     # By content: a photograph is on one side only, the side of its role.
     roles = {c: proxy.BUILTIN[c].role for c in set(opened.contents)}
@@ -292,13 +292,13 @@ def test_proxy(small_proxy, tmp_path):
 
 def test_proxy_is_made_once_and_the_same(small_proxy, tmp_path):
     first, again = (
-        evaluation.load_benchmarks("builtin", "", cache_dir=tmp_path / name)[0]
+        loading.load_benchmarks("builtin", "", cache_dir=tmp_path / name)[0]
         for name in ("a", "b")
     )
     np.testing.assert_array_equal(first.scores_N, again.scores_N)
     np.testing.assert_array_equal(first.images[3], again.images[3])
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")}
-    evaluation.load_benchmarks("builtin", "", cache_dir=tmp_path / "a")
+    loading.load_benchmarks("builtin", "", cache_dir=tmp_path / "a")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")} == made
 
 
@@ -317,7 +317,7 @@ def test_the_proxy_can_wait_but_not_what_is_wrong(small_proxy, tmp_path):
 
 
 def test_extractor_reads_the_proxy(small_proxy, tmp_path):
-    (opened,) = evaluation.load_benchmarks("builtin", "", cache_dir=tmp_path)
+    (opened,) = loading.load_benchmarks("builtin", "", cache_dir=tmp_path)
     features = DatasetExtractor(miniature.encoder(), tmp_path).dataset(
         opened, full_reference=True
     )

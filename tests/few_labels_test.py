@@ -114,7 +114,7 @@ def test_undefined_results_are_compared_and_drawn(tmp_path):
     opened, found = _evaluate(tmp_path / "same", 40, 3.0)
     (difference,) = comparison.compare(found, found)
     assert difference.p_value is None and not difference.significant
-    table = report.side_by_side(found, found).splitlines()
+    table = report.side_by_side(found, found, [difference]).splitlines()
     assert table[2].split() == ["same", "-", "-", "-", "no", "-", "-", "-"]
     extractor = DatasetExtractor(miniature.encoder(), tmp_path / "cache")
     figures.write(found, [opened], extractor, tmp_path / "figures")
@@ -124,6 +124,22 @@ def test_undefined_results_are_compared_and_drawn(tmp_path):
     assert "<td>-</td>" in text and ">nan" not in text
     page.write_comparison(found, found, [difference], [opened], tmp_path / "both")
     assert "<td>-</td>" in (tmp_path / "both" / "index.html").read_text()
+
+
+def test_a_single_tested_image_is_drawn(tmp_path):
+    painter = miniature._Painter(3)
+    parts = ["train"] * 5 + ["validation", "test"]
+    rows = [
+        [f"{i}.png", painter.paint(tmp_path / f"{i}.png"), p]
+        for i, p in enumerate(parts)
+    ]
+    miniature.write_csv(tmp_path / "t.csv", "image,score,split", rows)
+    opened = csv_table.open_csv(tmp_path)
+    cache = tmp_path / "cache"
+    found = protocol.evaluate(miniature.encoder(), [opened], cache_dir=cache)
+    extractor = DatasetExtractor(miniature.encoder(), cache)
+    figures.write(found, [opened], extractor, tmp_path / "figures")
+    assert len(list((tmp_path / "figures").iterdir())) == 2
 
 
 def test_an_undefined_validation_chooses_no_checkpoint(tmp_path):

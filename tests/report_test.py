@@ -151,7 +151,7 @@ def test_terminal_tables_fit_80_columns(setting):
     texts = [
         report.terminal_table(a),
         report.terminal_table(wide),
-        report.side_by_side(a, b),
+        report.side_by_side(a, b, comparison.compare(a, b)),
         rendering.to_text(tables.spread(wide)),
         rendering.to_text(tables.distortions(wide)),
     ]

@@ -226,6 +226,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
         ({"data.root": "no/such/folder"}, "no/such/folder"),
         ({"train.batch_size": 0}, "train.batch_size=0: expected at least 1"),
         ({"train.accumulation": 3}, "choose a multiple of 24"),
+        (
+            {"schedule.warmup_steps": -3},
+            "schedule.warmup_steps=-3: expected at least 0",
+        ),
         ({"model.init": "imagenet"}, "model.init=random"),
         ({"evaluation.datasets": "lvie"}, "did you mean live"),
     ],

@@ -160,7 +160,7 @@ def best_and_worst(dataset: DatasetResult, benchmark: Benchmark) -> Figure:
     order = np.argsort(predictions, kind="stable")
     if dataset.higher_is_better:
         order = order[::-1]
-    shown = min(_SHOWN, len(order) // 2)
+    shown = min(_SHOWN, max(1, len(order) // 2))
     columns = 8
     rows = -(-shown // columns)
     figure = Figure(figsize=(2 * columns, 2 * (2.3 * rows + 0.6)), layout="constrained")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.distributed import agreement
 from arniqa_jax.evaluation import comparison, loading, protocol, regressors, report
@@ -40,7 +39,7 @@ def evaluate(
       UsageError: the model has a regressor of one of the datasets, and `replace` is
         None.
     """
-    benchmarks = _open_benchmarks(config)
+    benchmarks = loading.from_config(config)()
     of_model = pathlib.Path(model) / "regressors"
     adds = not places.is_elsewhere(model) and model_directory.is_model_directory(
         pathlib.Path(model)
@@ -114,11 +113,12 @@ def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> N
         write neither.
       workdir: where the comparison goes; None to print only.
     """
-    results_a, results_b = result_files.load(a), result_files.load(b)
-    print(report.side_by_side(results_a, results_b))
+    results = result_files.load(a), result_files.load(b)
+    differences = comparison.compare(*results)
+    print(report.side_by_side(*results, differences))
     if workdir is None:
         return
-    names = map(report.short_name, (results_a, results_b))
+    names = map(report.short_name, results)
     place = Workdir(workdir)
     directory = place.results / "-".join(["comparison", *names])
     with place.synced():
@@ -127,15 +127,16 @@ def compare(a: str, b: str, config: ConfigDict | None, workdir: str | None) -> N
             # Import here, because it loads matplotlib.
             from arniqa_jax.evaluation import gmad
 
-            benchmarks = _open_benchmarks(config)
-            gmad.write(results_a, results_b, benchmarks, directory)
-        write_comparison(results_a, results_b, benchmarks, directory)
+            benchmarks = loading.from_config(config)()
+            gmad.write(*results, benchmarks, directory)
+        write_comparison(*results, differences, benchmarks, directory)
     print(f"written to {place.shown(directory)}, see index.html")
 
 
 def write_comparison(
     a: result_files.Results,
     b: result_files.Results,
+    differences: Sequence[comparison.Difference],
     benchmarks: Sequence[Benchmark],
     directory: pathlib.Path,
 ) -> None:
@@ -143,24 +144,12 @@ def write_comparison(
 
     Args:
       a, b: the two evaluations.
+      differences: the differences between them.
       benchmarks: datasets whose images the page shows.
       directory: where both go; created if missing.
     """
     # Import here, because it loads matplotlib.
     from arniqa_jax.evaluation import page
 
-    report.write_comparison(a, b, directory)
-    differences = comparison.compare(a, b)
+    report.write_comparison(a, b, differences, directory)
     page.write_comparison(a, b, differences, benchmarks, directory)
-
-
-def _open_benchmarks(config: ConfigDict) -> list:
-    return loading.load_benchmarks(
-        config.evaluation.datasets,
-        config.evaluation.root,
-        allow_partial=config.evaluation.allow_partial,
-        seed=config.seed,
-        table=TableFormat.parse(
-            config.evaluation.csv_columns, config.evaluation.csv_range
-        ),
-    )

@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Callable
 
+from ml_collections import ConfigDict
+
 from arniqa_jax import errors
 from arniqa_jax.datasets import catalogue, csv_table, meta_tables
 from arniqa_jax.datasets.csv_table import TableFormat
@@ -15,7 +17,28 @@ from arniqa_jax.storage import cache
 from arniqa_jax.storage.bucket_paths import BucketPath, place
 
 
-def load_benchmarks(
+def from_config(config: ConfigDict) -> Callable[[], list[Benchmark]]:
+    """Open the datasets of a config as `defer_proxy` does.
+
+    Args:
+      config: a tree with the fields of `evaluation`, and `seed`.
+    """
+    chosen = config.evaluation
+    return defer_proxy(
+        chosen.datasets,
+        chosen.root,
+        allow_partial=chosen.allow_partial,
+        seed=config.seed,
+        table=TableFormat.parse(chosen.csv_columns, chosen.csv_range),
+    )
+
+
+def load_benchmarks(names: str, root: str | os.PathLike, **options) -> list[Benchmark]:
+    """Return the datasets that `defer_proxy` opens, which takes the same arguments."""
+    return defer_proxy(names, root, **options)()
+
+
+def defer_proxy(
     names: str,
     root: str | os.PathLike,
     *,
@@ -23,8 +46,8 @@ def load_benchmarks(
     allow_partial: bool = False,
     seed: int = 27,
     table: TableFormat | None = None,
-) -> list[Benchmark]:
-    """Return datasets by name.
+) -> Callable[[], list[Benchmark]]:
+    """Open datasets by name, but make the proxy later.
 
     Args:
       names: comma-separated, in any letter case: keys of `catalogue.DATASETS`,
@@ -40,34 +63,13 @@ def load_benchmarks(
       seed: seed of drawn splits.
       table: columns and range of the users' tables.
 
-    Raises:
-      UsageError: a name is unknown or given twice, or there is no name or no root.
-      DatasetError: see `catalogue.open_benchmark`.
-    """
-    return defer_proxy(
-        names,
-        root,
-        cache_dir=cache_dir,
-        allow_partial=allow_partial,
-        seed=seed,
-        table=table,
-    )()
-
-
-def defer_proxy(
-    names: str,
-    root: str | os.PathLike,
-    *,
-    cache_dir: str | os.PathLike | None = None,
-    allow_partial: bool = False,
-    seed: int = 27,
-    table: TableFormat | None = None,
-) -> Callable[[], list[Benchmark]]:
-    """Open datasets as `load_benchmarks` does, but make the proxy later.
-
     Returns:
       A function that returns the datasets. Its first call makes the proxy, which takes
       half a minute, if it is named and was never made on this machine.
+
+    Raises:
+      UsageError: a name is unknown or given twice, or there is no name or no root.
+      DatasetError: see `catalogue.open_benchmark`.
     """
     folder = place(root, "evaluation.root") if str(root) else None
     opened: dict[str, Benchmark | None] = {}

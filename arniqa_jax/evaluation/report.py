@@ -8,7 +8,8 @@ from typing import Any
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.evaluation import comparison, regressors, rendering, results, tables
+from arniqa_jax.evaluation import regressors, rendering, results, tables
+from arniqa_jax.evaluation.comparison import Difference
 from arniqa_jax.evaluation.results import Results
 from arniqa_jax.evaluation.tables import Table
 from arniqa_jax.storage.files import write_atomically
@@ -23,12 +24,12 @@ def terminal_table(evaluated: Results) -> str:
     return "\n\n".join(rendering.to_text(table) for table in shown if table is not None)
 
 
-def side_by_side(a: Results, b: Results) -> str:
-    """Return a table of encoder B next to encoder A, with the significant differences.
+def side_by_side(a: Results, b: Results, differences: Sequence[Difference]) -> str:
+    """Return a table of encoder B next to encoder A, with their differences.
 
     The text is at most 80 columns wide.
     """
-    return rendering.to_text(tables.comparison(a, b, comparison.compare(a, b)))
+    return rendering.to_text(tables.comparison(a, b, differences))
 
 
 def new_directory(parent: pathlib.Path, evaluated: Results) -> pathlib.Path:
@@ -87,9 +88,11 @@ def csv_tables(evaluated: Results) -> dict[str, str]:
     }
 
 
-def write_comparison(a: Results, b: Results, directory: pathlib.Path) -> None:
+def write_comparison(
+    a: Results, b: Results, differences: Sequence[Difference], directory: pathlib.Path
+) -> None:
     """Write the table of `side_by_side` as `comparison.md`, `.tex` and `.csv`."""
-    table = tables.comparison(a, b, comparison.compare(a, b))
+    table = tables.comparison(a, b, differences)
     directory.mkdir(parents=True, exist_ok=True)
     _write_tables([table], directory, "comparison")
 

@@ -21,7 +21,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from arniqa_jax import errors
 from arniqa_jax.data import pairs, photos
 from arniqa_jax.data.workers import Batches
-from arniqa_jax.datasets.csv_table import TableFormat
 from arniqa_jax.datasets.labelled import Benchmark
 from arniqa_jax.distributed import agreement, sharding
 from arniqa_jax.distributed.stops import StopRequest
@@ -30,6 +29,7 @@ from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.storage.checkpoints import Checkpoints
 from arniqa_jax.storage.workdir import Workdir
 from arniqa_jax.training import (
+    final_evaluation,
     metrics_log,
     optimizers,
     overview,
@@ -67,15 +67,7 @@ def run(config: ConfigDict, workdir_path: os.PathLike) -> int:
             config.train.batch_size, mesh, config.train.accumulation
         )
         source = photos.open_photos(config.data.root, config.data.source)
-        benchmarks = loading.defer_proxy(
-            config.evaluation.datasets,
-            config.evaluation.root,
-            allow_partial=config.evaluation.allow_partial,
-            seed=config.seed,
-            table=TableFormat.parse(
-                config.evaluation.csv_columns, config.evaluation.csv_range
-            ),
-        )
+        benchmarks = loading.from_config(config)
         agreement.on_first_process(lambda: resume.settle(workdir, config, source))
         checkpoints = Checkpoints(workdir.checkpoints, config.to_dict())
         stack.callback(checkpoints.close)
@@ -163,7 +155,13 @@ class _Run:
             with StopRequest() as stop:
                 exit_code = self._train(state, stop)
             if exit_code is None:
-                self._test()
+                final_evaluation.run(
+                    self._config,
+                    self._workdir,
+                    self._benchmarks(),
+                    self._log,
+                    step=self._plan.total,
+                )
         return exit_code or 0
 
     def _restore(self) -> TrainState:
@@ -336,43 +334,3 @@ class _Run:
             )
         self._log.evaluation(step, "validation", values)
         return None if math.isnan(values["mean"]) else values["mean"]
-
-    def _test(self) -> None:
-        """Evaluate the best checkpoint; for a random init, also the untrained one."""
-        from arniqa_jax.evaluation import job, page, protocol, report
-
-        self._log.end_progress()
-        random = self._config.model.init == "random"
-        results = []
-        for checkpoint in ["untrained"] * random + ["best"]:
-            with self._log.measuring("evaluation_seconds"):
-                evaluated = protocol.evaluate(
-                    encoders.load(self._workdir.location, checkpoint),
-                    self._benchmarks(),
-                    cache_dir=self._workdir.features,
-                    crops=self._config.evaluation.crops,
-                    workers=self._config.data.workers,
-                    seed=self._config.seed,
-                )
-            if self._writes:
-                directory = report.new_directory(self._workdir.results, evaluated)
-                report.write(evaluated, directory, self._config.to_dict())
-                page.write(evaluated, self._benchmarks(), {}, directory)
-            results.append(evaluated)
-        if self._writes:
-            print(report.terminal_table(evaluated))
-            if random:
-                print(f"\n{report.side_by_side(*results)}")
-                directory = self._workdir.results / "comparison"
-                job.write_comparison(*results, self._benchmarks(), directory)
-            # A batch of N pairs has 4N embeddings, and each is compared with 4N - 1
-            # others, or without those of the other scale with 4N - 3.
-            left_out = 1 if self._config.loss.scale_negatives else 3
-            chance = math.log(4 * self._config.train.batch_size - left_out)
-            lines = metrics_log.read(self._workdir.metrics)
-            pictures.loss_curve(self._workdir.pictures / "loss.png", lines, chance)
-            self._log.tables(self._plan.total, report.csv_tables(evaluated))
-            print(f"\nwritten to {self._workdir.location}: results/, pictures/")
-        srcc = {d.name: d.figures["srcc"].median for d in evaluated.datasets}
-        self._log.evaluation(self._plan.total, "test", srcc)
-        agreement.wait_for_all("the run is written")

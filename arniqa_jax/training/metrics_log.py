@@ -18,6 +18,7 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
+from arniqa_jax.storage.bucket_paths import AnyPath
 from arniqa_jax.storage.files import write_atomically
 from arniqa_jax.storage.workdir import Workdir
 from arniqa_jax.training.weights_and_biases import WeightsAndBiases
@@ -174,7 +175,7 @@ class MetricsLog:
             self._wandb.close()
 
 
-def read(path: pathlib.Path, *, until: int | None = None) -> list[dict]:
+def read(path: AnyPath, *, until: int | None = None) -> list[dict]:
     """Return the complete lines of a `metrics.jsonl`, up to the step `until`."""
     if not path.exists():
         return []

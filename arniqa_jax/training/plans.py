@@ -62,6 +62,8 @@ def check(config: ConfigDict) -> None:
         ("train", "picture_every", 0),
         ("train", "checkpoint_every", 0),
         ("train", "accumulation", 1),
+        ("optimizer", "learning_rate", 0),
+        ("schedule", "warmup_steps", 0),
         ("evaluation", "every_epochs", 0),
     ):
         if config[group][field] < least:
