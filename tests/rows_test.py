@@ -12,7 +12,7 @@ from score_runs import picture, rows, run, write_photos
 
 import arniqa_jax
 from arniqa_jax import errors
-from arniqa_jax.scoring import inputs, parts, ray_job
+from arniqa_jax.scoring import parts, ray_job, shards
 from arniqa_jax.scoring.rows import ScoreRows
 
 
@@ -138,7 +138,7 @@ def test_shards_part_the_images_and_keep_them_when_files_are_added(
 @pytest.mark.parametrize("text", ["3/3", "1", "a/2", "-1/2", "0/0", "1/2/3"])
 def test_a_shard_that_is_none(text):
     with pytest.raises(errors.UsageError, match="expected I/N"):
-        inputs.Shard.parse(text)
+        shards.Shard.parse(text)
 
 
 def test_a_shard_needs_an_output(model, photos):

@@ -9,7 +9,7 @@ from absl import logging
 from arniqa_jax import errors
 from arniqa_jax.distributed import stops
 from arniqa_jax.inference.extractor import map_in_threads
-from arniqa_jax.scoring import inputs, rows, tables
+from arniqa_jax.scoring import inputs, rows, shards, tables
 from arniqa_jax.scoring.bucket_table import BucketTable
 from arniqa_jax.scoring.progress import Progress
 from arniqa_jax.storage import buckets, files
@@ -35,7 +35,7 @@ def run(
       arguments: files, folders, patterns or `-`, see `inputs.find`.
       output: the table to write, on disk or in a bucket; None for standard output.
       resume: skip the images that have a score in the output.
-      shard: `I/N`, see `inputs.Shard`; None for all images.
+      shard: `I/N`, see `shards.Shard`; None for all images.
       engine: `local`, or `ray`, see `ray_job`.
       address, workers: of the engine, see `ray_job.Cluster`.
       report: folder for a page about the output, see `report_page`; None for no page.
@@ -43,7 +43,7 @@ def run(
     Raises:
       UsageError: the model has no regressor, or the options do not go together.
     """
-    part = inputs.Shard.parse(shard) if shard else inputs.ALL
+    part = shards.Shard.parse(shard) if shard else shards.ALL
     if shard and output is None:
         raise errors.UsageError("--shard needs --output, whose name gets the shard")
     output = part.file(output) if output else None
@@ -86,7 +86,7 @@ def score(
     stop: stops.StopRequest,
     *,
     resume: bool,
-    shard: inputs.Shard = inputs.ALL,
+    shard: shards.Shard = shards.ALL,
 ) -> int:
     """Write a row for each image; return how many images have no score.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from arniqa_jax import errors
 from arniqa_jax.scoring import tables
-from arniqa_jax.scoring.inputs import digest
+from arniqa_jax.scoring.shards import digest
 from arniqa_jax.storage.files import write_atomically
 
 # This file contains the name of the run that may write into the folder.

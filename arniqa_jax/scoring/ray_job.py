@@ -20,7 +20,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.distributed import stops
-from arniqa_jax.scoring import inputs, parts, rows, tables
+from arniqa_jax.scoring import inputs, parts, rows, shards, tables
 from arniqa_jax.scoring.progress import Progress
 
 # Number of images in a part file. The loss of a worker costs at most this number. A
@@ -55,7 +55,7 @@ def score(
     cluster: Cluster,
     *,
     resume: bool,
-    shard: inputs.Shard = inputs.ALL,
+    shard: shards.Shard = shards.ALL,
 ) -> int:
     """Write the part files; return how many images have no score.
 
@@ -99,7 +99,7 @@ def _prepare(
     output: pathlib.Path,
     *,
     resume: bool,
-    shard: inputs.Shard,
+    shard: shards.Shard,
 ) -> tuple["WriteParts", list[inputs.Input], int]:
     """Return the workers' function, the images to score, and the number done."""
     # This process only reads the model, and leaves the accelerators to the workers.
@@ -118,7 +118,7 @@ def _prepare(
                 f"{item.shown}: --engine=ray scores files, and no images in .tar or "
                 "Parquet files: score these without --engine, one --shard a machine"
             )
-        if not _is_in(done, item.shown):
+        if not shards.contains(done, item.shown):
             items.append(item)
     if skipped:
         logging.warning("%s", skipped)
@@ -197,14 +197,6 @@ def _block(items: list[inputs.Input]) -> dict[str, list[str]]:
         for item in items
     ]
     return {"path": [item.shown for item in items], "reason": reasons}
-
-
-def _is_in(done: np.ndarray, shown: str) -> bool:
-    if not len(done):
-        return False
-    number = inputs.digest(shown)
-    at = np.searchsorted(done, number)
-    return at < len(done) and done[at] == number
 
 
 def _map(

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from arniqa_jax import errors
-from arniqa_jax.scoring.inputs import digest
+from arniqa_jax.scoring.shards import contains, digest
 from arniqa_jax.storage.bucket_paths import AnyPath
 from arniqa_jax.storage.files import replacing, write_atomically
 
@@ -89,11 +89,7 @@ class Table:
 
     def has(self, path: str) -> bool:
         """Return whether the file had a score of this path (as shown) when opened."""
-        if not len(self.done):
-            return False
-        value = digest(path)
-        at = np.searchsorted(self.done, value)
-        return at < len(self.done) and self.done[at] == value
+        return contains(self.done, path)
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row and flush it at once."""
