@@ -25,7 +25,7 @@ import jax
 import soak
 
 from arniqa_jax.configs import pretrain
-from arniqa_jax.storage import buckets
+from arniqa_jax.storage import bucket_paths, buckets
 from arniqa_jax.training import loop, metrics_log
 
 _FIELDS = {
@@ -111,13 +111,7 @@ def _run(data: str, arch: str, workdir: str, steps: int, save_every: int) -> flo
     config.train.steps, config.train.checkpoint_every = steps, save_every
     config.evaluation.root, config.model.arch = data, arch
     loop.run(config, workdir)
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = pathlib.Path(folder) / "metrics.jsonl"
-        if buckets.is_url(workdir):
-            buckets.download(f"{workdir}/metrics.jsonl", metrics)
-        else:
-            metrics = pathlib.Path(workdir) / "metrics.jsonl"
-        lines = metrics_log.read(metrics)
+    lines = metrics_log.read(bucket_paths.place(workdir, "workdir") / "metrics.jsonl")
     # The first steps of a run wait for its input.
     steps = [line for line in lines if "loss" in line and line["step"] > 3]
     return statistics.median(line["seconds"] for line in steps)

@@ -20,7 +20,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
 import emulators
 import soak
 
-from arniqa_jax.storage import buckets
+from arniqa_jax.storage.bucket_paths import BucketPath
 from arniqa_jax.training import metrics_log
 
 _RUN = "gs://bucket/run"
@@ -38,10 +38,9 @@ def main():
         disk = pathlib.Path(folder) / "run"
         _start(str(disk), "never")
         (arrays, lines), expected = soak.outcome(_RUN), soak.outcome(disk)
-        copy = pathlib.Path(folder) / "metrics.jsonl"
-        buckets.download(buckets.join(_RUN, "metrics.jsonl"), copy)
-        for place, path in (("bucket", copy), ("disk", disk / "metrics.jsonl")):
-            steps = [line for line in metrics_log.read(path) if "loss" in line]
+        for place, run in (("bucket", BucketPath(_RUN)), ("disk", disk)):
+            logged = metrics_log.read(run / "metrics.jsonl")
+            steps = [line for line in logged if "loss" in line]
             seconds = statistics.median(line["seconds"] for line in steps[-240:])
             print(f"{place}: median time of a step {1000 * seconds:.1f} ms")
     if (arrays, lines) != expected:

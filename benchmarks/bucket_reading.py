@@ -22,7 +22,6 @@ import fault_proxy
 import input as local
 
 from arniqa_jax.data import pairs, photos
-from arniqa_jax.storage import buckets
 
 _PATCH, _BATCH, _WARM_UP = 224, 16, 4
 _HEADER = ("source", "pairing", "workers", "requests", "kB", "pairs/s", "from disk")
@@ -48,7 +47,7 @@ def main():
         local.write(folder, arguments.photos, arguments.number)
         os.environ.update(emulators.gcs_environment(proxy.address))
         emulators.make_bucket(store, "bucket")
-        buckets.upload(folder, "gs://bucket")
+        emulators.upload(folder, "gs://bucket")
         proxy.fault = lambda *_: time.sleep(arguments.delay)
         print(
             "per pair, requests and kB; " + f"{arguments.delay * 1000:g} ms a request"

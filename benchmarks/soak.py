@@ -38,7 +38,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from arniqa_jax.storage import buckets
+from arniqa_jax.storage import bucket_paths, buckets
 from arniqa_jax.training import metrics_log
 from arniqa_jax.weights import encoders
 
@@ -252,12 +252,7 @@ def outcome(run: pathlib.Path | str) -> tuple[dict[str, bytes], list[dict]]:
         jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
     }
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = pathlib.Path(run) / "metrics.jsonl"
-        if buckets.is_url(run):
-            metrics = pathlib.Path(folder) / "metrics.jsonl"
-            buckets.download(f"{run}/metrics.jsonl", metrics)
-        lines = metrics_log.read(metrics)
+    lines = metrics_log.read(bucket_paths.place(run, "run") / "metrics.jsonl")
     timing = set(metrics_log.TIMING_FIELDS)
     return stored, [{k: line[k] for k in line.keys() - timing} for line in lines]
 

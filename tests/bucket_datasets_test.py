@@ -3,6 +3,7 @@
 import pathlib
 import pickle
 
+import emulators
 import miniature
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_every_layout_is_read_as_from_disk(written, gcs, monkeypatch):
     root, counts = written
     miniature.use_counts(monkeypatch, counts)
     for folder in root.iterdir():
-        buckets.upload(folder, f"{gcs}/datasets/{folder.name}")
+        emulators.upload(folder, f"{gcs}/datasets/{folder.name}")
     names = ",".join(catalogue.DATASETS)
     expected = loading.load_benchmarks(names, root)
     found = loading.load_benchmarks(names, f"{gcs}/datasets/")
@@ -65,7 +66,7 @@ def table(tmp_path):
 
 @pytest.mark.parametrize("how", ["root", "folder", "table"])
 def test_a_table_of_ones_own(table, any_bucket, how):
-    buckets.upload(table, f"{any_bucket}/Mine")
+    emulators.upload(table, f"{any_bucket}/Mine")
     expected = loading.load_benchmarks(f"csv:{table}", "")[0]
     names, root = {
         "root": ("csv:Mine", any_bucket),
@@ -83,7 +84,7 @@ def test_a_table_of_ones_own(table, any_bucket, how):
 
 def test_what_is_missing_is_named_by_its_url(table, gcs):
     (table / "a" / "2.png").unlink()
-    buckets.upload(table, f"{gcs}/Mine")
+    emulators.upload(table, f"{gcs}/Mine")
     with pytest.raises(errors.DatasetError, match=rf"no image .*a/2\.png in {gcs}/M"):
         loading.load_benchmarks("csv:Mine", gcs)
     with pytest.raises(errors.DatasetError, match=f"evaluation.root={gcs}, found none"):
@@ -97,7 +98,7 @@ def test_what_is_missing_is_named_by_its_url(table, gcs):
 
 
 def test_a_path_in_a_bucket_behaves_like_one_on_disk(table, any_bucket):
-    buckets.upload(table, f"{any_bucket}/Mine")
+    emulators.upload(table, f"{any_bucket}/Mine")
     for root in (table, BucketPath(f"{any_bucket}/Mine/")):
         assert (root.name, root.is_dir(), root.is_file()) == ("Mine", True, False)
         assert sorted(path.name for path in root.iterdir()) == ["a", "b", "scores.csv"]

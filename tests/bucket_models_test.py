@@ -2,6 +2,7 @@
 
 import json
 
+import emulators
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ def _own_cache(tmp_path, monkeypatch):
 def test_a_model_directory(any_bucket, tmp_path):
     model = small_model.write(tmp_path / "model", "live", "csiq")
     url = f"{any_bucket}/models/mine"
-    buckets.upload(model, url)
+    emulators.upload(model, url)
     buckets.write(f"{url}/results/large.json", b"not needed")
     for name in ("live", "csiq"):
         found = arniqa_jax.load(f"{url}:{name}").score([IMAGE])
@@ -55,13 +56,13 @@ def _names(folder):
 
 def test_a_model_that_changes_is_copied_again(gcs, tmp_path):
     model = small_model.write(tmp_path / "model", "live")
-    buckets.upload(model, f"{gcs}/model")
+    emulators.upload(model, f"{gcs}/model")
     before = arniqa_jax.load(f"{gcs}/model")
     encoder = model_directory.read_encoder(model)
     changed = regressors.read(model / "regressors", "live")
     other = Regressor(**{**changed.__dict__, "intercept": changed.intercept + 10})
     model_directory.write_regressor(model, other, "live")
-    buckets.upload(model / "regressors", f"{gcs}/model/regressors")
+    emulators.upload(model / "regressors", f"{gcs}/model/regressors")
     after = arniqa_jax.load(f"{gcs}/model")
     assert after.regressor.intercept == before.regressor.intercept + 10
     assert after.encoder.fingerprint == encoder.fingerprint
@@ -69,7 +70,7 @@ def test_a_model_that_changes_is_copied_again(gcs, tmp_path):
 
 def test_an_evaluation_and_a_run_start_from_it(gcs, tmp_path):
     model = small_model.write(tmp_path / "model")
-    buckets.upload(model, f"{gcs}/model")
+    emulators.upload(model, f"{gcs}/model")
     soak.write_scored(tmp_path / "scored")
     config = evaluate_config.get_config()
     config.data.workers = 0
@@ -139,7 +140,7 @@ def test_an_evaluation_of_a_bucket_gives_the_same_tables(any_bucket, tmp_path, c
     model = small_model.write(tmp_path / "model")
     (tmp_path / "data").mkdir()
     soak.write_scored(tmp_path / "data" / "scored")
-    buckets.upload(tmp_path / "data", f"{any_bucket}/data")
+    emulators.upload(tmp_path / "data", f"{any_bucket}/data")
     printed = []
     for name, root in (("a", tmp_path / "data"), ("b", f"{any_bucket}/data")):
         config = evaluate_config.get_config()

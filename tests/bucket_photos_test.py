@@ -46,7 +46,7 @@ def _assert_equal(found, expected):
 
 @pytest.mark.parametrize("pairing", pairs.PAIRINGS)
 def test_a_folder_gives_the_batches_of_its_copy_on_disk(folder, any_bucket, pairing):
-    buckets.upload(folder, f"{any_bucket}/photos")
+    emulators.upload(folder, f"{any_bucket}/photos")
     local, there = (
         photos.open_photos(root) for root in (str(folder), f"{any_bucket}/photos/")
     )
@@ -61,14 +61,14 @@ def test_a_folder_gives_the_batches_of_its_copy_on_disk(folder, any_bucket, pair
 
 
 def test_workers_read_a_bucket(folder, gcs):
-    buckets.upload(folder, f"{gcs}/photos")
+    emulators.upload(folder, f"{gcs}/photos")
     there = photos.open_photos(f"{gcs}/photos")
     expected = _batches(photos.open_photos(str(folder)))
     _assert_equal(_batches(there, workers=2), expected)
 
 
 def test_of_kadis_only_the_pristine_photographs_are_read(folder, gcs, caplog):
-    buckets.upload(folder, f"{gcs}/kadis/ref_imgs")
+    emulators.upload(folder, f"{gcs}/kadis/ref_imgs")
     buckets.write(f"{gcs}/kadis/dist_imgs/1.png", b"")
     with caplog.at_level("INFO"):
         found = photos.open_photos(f"{gcs}/kadis")
@@ -78,7 +78,7 @@ def test_of_kadis_only_the_pristine_photographs_are_read(folder, gcs, caplog):
 
 
 def test_a_photograph_that_is_gone_is_an_image_error(folder, gcs):
-    buckets.upload(folder, f"{gcs}/photos")
+    emulators.upload(folder, f"{gcs}/photos")
     found = photos.open_photos(f"{gcs}/photos")
     buckets.delete(f"{gcs}/photos/3.PNG")
     found.request([0, 1])
@@ -102,7 +102,7 @@ def test_array_record_files(folder, gcs, tmp_path):
     (tmp_path / "records").mkdir()
     for number, part in enumerate((files[:3], files[3:])):
         _write_records(tmp_path / "records" / f"{number}.array_record", part)
-    buckets.upload(tmp_path / "records", f"{gcs}/records")
+    emulators.upload(tmp_path / "records", f"{gcs}/records")
     expected = _batches(photos.open_photos(str(tmp_path / "records")))
     there = photos.open_photos(f"{gcs}/records")
     assert there.name(0) == f"{gcs}/records: record 0"
@@ -148,7 +148,7 @@ def test_kadis_is_written_to_a_bucket_and_read_by_tfds(
 def test_a_library_that_hangs_is_given_up(folder, gcs, tmp_path, monkeypatch):
     """The files are listed through gcsfs; array_record has an address of its own."""
     _write_records(tmp_path / "x.array_record", [folder / "3.PNG", folder / "6.png"])
-    buckets.upload(tmp_path / "x.array_record", f"{gcs}/x.array_record")
+    emulators.upload(tmp_path / "x.array_record", f"{gcs}/x.array_record")
     closed = f"http://127.0.0.1:{emulators.free_port()}"
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", closed)
     monkeypatch.setattr(records, "_DEADLINE", 2)
@@ -188,7 +188,7 @@ def test_a_bucket_or_a_folder_that_is_not_there(gcs):
 @pytest.mark.slow
 def test_a_run_from_a_bucket_equals_one_from_disk(folder, gcs, tmp_path):
     """It may also move there: the root is not part of what is computed."""
-    buckets.upload(folder, f"{gcs}/photos")
+    emulators.upload(folder, f"{gcs}/photos")
     soak.write_scored(tmp_path / "scored")
     outcomes = []
     for name, roots in {

@@ -5,6 +5,7 @@ import time
 import types
 
 import conftest
+import emulators
 import fault_proxy
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def folder(gcs, tmp_path):
     for index in range(_NUMBER):
         pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
-    buckets.upload(tmp_path / "photos", f"{gcs}/photos")
+    emulators.upload(tmp_path / "photos", f"{gcs}/photos")
     return tmp_path / "photos"
 
 
@@ -174,7 +175,7 @@ def test_an_evaluation_reads_each_image_with_one_request(gcs, faulty, tmp_path):
         Image.fromarray(pixels).save(tmp_path / "Mine" / f"{index}.png")
         lines.append(f"{index}.png,{index}")
     (tmp_path / "Mine" / "scores.csv").write_text("\n".join(lines))
-    buckets.upload(tmp_path / "Mine", f"{gcs}/Mine")
+    emulators.upload(tmp_path / "Mine", f"{gcs}/Mine")
     before = faulty.requests["GET"]
     (benchmark,) = loading.load_benchmarks("csv:Mine", gcs)
     # The bucket, the list of the folder and its parent, the table.

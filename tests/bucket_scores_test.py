@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 
+import emulators
 import pytest
 import small_model
 from score_runs import rows, run, write_photos
@@ -164,7 +165,7 @@ def test_what_cannot_be_in_a_bucket(model, photos, flags, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("what", ["", "/*.png", "/0.png"])
 def test_images_of_a_bucket(model, photos, any_bucket, capsys, what):
-    buckets.upload(photos, f"{any_bucket}/photos")
+    emulators.upload(photos, f"{any_bucket}/photos")
     (photos / "more").mkdir()
     run(model, f"{any_bucket}/photos{what}")
     found = rows(capsys.readouterr().out)
@@ -217,7 +218,7 @@ def test_archives_of_a_bucket(model, photos, any_bucket, tmp_path, capsys, kind)
         }
         table = pyarrow.table(columns)
         parquet.write_table(table, tmp_path / "shards" / "0.parquet")
-    buckets.upload(tmp_path / "shards", f"{any_bucket}/shards")
+    emulators.upload(tmp_path / "shards", f"{any_bucket}/shards")
     run(model, f"{any_bucket}/shards/*.{kind}")
     found = rows(capsys.readouterr().out)
     assert len(found) == len(expected)

@@ -16,6 +16,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+from arniqa_jax.storage import buckets
+
 
 def gcs_environment(address: str) -> dict[str, str]:
     """Return the variables that direct all libraries to an emulator.
@@ -111,6 +113,12 @@ def make_bucket(address: str, name: str) -> None:
     )
     with urllib.request.urlopen(request) as answer:
         answer.read()
+
+
+def upload(folder: pathlib.Path, url: str) -> None:
+    """Copy what is below a folder to a bucket."""
+    names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    buckets.upload_files(folder, url, names)
 
 
 def _wait_for(url: str) -> None:

@@ -15,12 +15,12 @@ _TRANSIENT_CODES = frozenset({408, 429, *range(500, 505)})
 def translate(
     url: str, error: BaseException, state: str = "unreadable"
 ) -> errors.ArniqaError:
-    """Return a one-line error; the packages raise errors of many types.
+    """Return a one-line error for an error of a package.
 
     Args:
       url: what was read or written.
       error: raised by fsspec, gcsfs, google-auth, s3fs, botocore or aiohttp.
-      state: what the URL is because of it.
+      state: what the message says of the URL, such as `unwritable`.
     """
     if isinstance(error, errors.ArniqaError):
         return error

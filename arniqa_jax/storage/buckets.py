@@ -214,48 +214,30 @@ def delete(url: str) -> None:
     retried(url, remove, "not removable")
 
 
-def upload(path: pathlib.Path, url: str) -> None:
-    """Copy a local file, or a directory recursively, to a URL.
-
-    A directory is not uploaded atomically: a killed process leaves a part of it.
+def upload_files(path: pathlib.Path, url: str, names: Iterable[str]) -> None:
+    """Copy files of a local directory to a directory; each is written atomically.
 
     Raises:
       BucketError: a file cannot be written; the message begins with its URL.
     """
-    names = [""]
-    if path.is_dir():
-        names = [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
-    upload_files(path, url, names)
-
-
-def upload_files(path: pathlib.Path, url: str, names: Iterable[str]) -> None:
-    """Copy some files of a local directory to a URL; each is written atomically."""
 
     def copy(name):
-        write(join(url, name) if name else url, (path / name).read_bytes())
+        write(join(url, name), (path / name).read_bytes())
 
     _in_threads(copy, names)
 
 
-def download(url: str, path: pathlib.Path) -> None:
-    """Copy a file, or a directory recursively, to a local path.
-
-    Each file is written atomically.
+def download_files(url: str, path: pathlib.Path, names: Iterable[str]) -> None:
+    """Copy files of a directory to a local directory; each is written atomically.
 
     Raises:
       BucketError: a file does not exist or cannot be read.
     """
-    names = list(find(url)) or [""]
-    download_files(url, path, names)
-
-
-def download_files(url: str, path: pathlib.Path, names: Iterable[str]) -> None:
-    """Copy some files of a directory; each is written atomically."""
 
     def copy(name):
-        target = path / name if name else path
+        target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(target, read(join(url, name) if name else url))
+        files.write_atomically(target, read(join(url, name)))
 
     _in_threads(copy, names)
 
@@ -308,7 +290,7 @@ def retried(
     """Return the result of an operation, repeated after transient errors.
 
     Raises:
-      BucketError: another error, or the same one to the last.
+      BucketError: the error is not transient, or the last attempt failed too.
     """
     for pause in (*_PAUSES, None):
         try:

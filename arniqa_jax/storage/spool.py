@@ -5,11 +5,13 @@ writes its metrics, events, pictures and results to a directory of the user's ca
 the files that have changed are uploaded now and then.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 
 from arniqa_jax.storage import buckets, cache, locks
 
@@ -21,7 +23,9 @@ _LOCK = ".lock"
 
 
 class Spool:
-    """A local directory of its own for this process, removed by the next one.
+    """A local directory that only this process uses.
+
+    `close` removes it. If the process is killed, the next one removes it.
 
     Attributes:
       path: the local directory.
@@ -42,8 +46,7 @@ class Spool:
         self.kept = cache.directory() / "runs" / buckets.local_name(url)
         self.kept.mkdir(parents=True, exist_ok=True)
         self.path = self.kept / f"spool-{secrets.token_hex(4)}"
-        with open(self.kept / _LOCK, "w") as guard:
-            locks.wait_for_lock(guard)
+        with self._guard():
             for left in self.kept.glob("spool-*"):
                 _remove_if_unused(left)
             self.path.mkdir()
@@ -78,8 +81,16 @@ class Spool:
 
     def close(self) -> None:
         """Remove the local directory."""
-        shutil.rmtree(self.path)
-        self._lock.close()
+        with self._guard():
+            shutil.rmtree(self.path)
+            self._lock.close()
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Let one process at a time make and remove directories."""
+        with open(self.kept / _LOCK, "w") as file:
+            locks.wait_for_lock(file)
+            yield
 
     def _names(self) -> list[str]:
         return sorted(

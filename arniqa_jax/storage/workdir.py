@@ -212,8 +212,7 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
     Raises:
       CheckpointError: there is no config, or it is damaged.
     """
-    name = "config.json"
-    file = os.path.join(path, name)
+    file = os.path.join(path, "config.json")
     try:
         if not buckets.is_url(path):
             tree = json.loads(pathlib.Path(file).read_text())
@@ -227,7 +226,7 @@ def read_config(path: str | os.PathLike) -> ConfigDict:
         return ConfigDict(tree).lock()
     except FileNotFoundError:
         raise errors.CheckpointError(
-            f"{path} is not a run: expected {name} in it, which "
+            f"{path} is not a run: expected config.json in it, which "
             "`python -m arniqa_jax.main --workdir=...` writes"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
