@@ -14,7 +14,6 @@ from arniqa_jax.configs import pretrain
 def get_config() -> ConfigDict:
     """Return the changes to `pretrain` for many devices."""
     config = pretrain.get_config()
-    config.data.source = "array_record"
     config.data.workers = 16
     config.model.dtype = "bfloat16"
     config.optimizer.name = "lars"

@@ -4,9 +4,11 @@ import importlib
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 import configs.pretrain
 from arniqa_jax import config_files
+from arniqa_jax.data import photos
 from arniqa_jax.evaluation import job
 from arniqa_jax.storage import workdir
 from arniqa_jax.training import loop
@@ -26,6 +28,14 @@ def test_a_config_is_a_delta_of_the_same_tree(name):
     base, fields = _fields("pretrain"), _fields(name)
     assert fields.keys() == base.keys()
     assert all(type(fields[field]) is type(base[field]) for field in base)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_folder_of_photographs_is_a_root_of_every_config(name, tmp_path):
+    for index in range(2):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"{index}.png")
+    source = importlib.import_module(f"configs.{name}").get_config().data.source
+    assert len(photos.open_photos(str(tmp_path), source)) == 2
 
 
 @pytest.mark.slow
