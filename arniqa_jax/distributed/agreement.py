@@ -56,6 +56,18 @@ def least(value: int) -> int:
     return int(multihost_utils.process_allgather(np.asarray(value)).min())
 
 
+def agree_text(text: str) -> str:
+    """Return the text of process 0, of at most 4096 bytes."""
+    return text if jax.process_count() == 1 else _of_first(text.encode()).decode()
+
+
+def _of_first(message: bytes) -> bytes:
+    """Return the message of process 0, which may not end with a zero byte."""
+    padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+    return received.tobytes().rstrip(b"\0")
+
+
 def share_files(directory: pathlib.Path) -> bool:
     """Return whether all processes see the files that process 0 writes in a directory.
 
@@ -100,9 +112,7 @@ def on_first_process(action: Callable[[], object]) -> None:
     else:
         # The action may take a minute, but a collective of CPUs waits for 30 s only.
         client.blocking_key_value_get(done, _LONGEST_ACTION_MS)
-    padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
-    received = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
-    code, _, text = received.rstrip(b"\0").decode(errors="replace").partition(" ")
+    code, _, text = _of_first(message).decode(errors="replace").partition(" ")
     if code:
         kinds = (errors.ArniqaError, errors.UsageError)
         raise {kind.exit_code: kind for kind in kinds}[int(code)](text)

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from arniqa_jax import errors
 from arniqa_jax.datasets.labelled import Benchmark, Images
+from arniqa_jax.distributed import agreement
 from arniqa_jax.inference import feature_store, preprocessing
 from arniqa_jax.inference.extractor import Encoder, Extractor, map_in_threads
 from arniqa_jax.inference.feature_store import Features
@@ -125,7 +126,8 @@ class DatasetExtractor:
         """
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in title.lower())
         key = self._key(images, rows, skip_unreadable)
-        directory = self.directory / f"{name}-{key[:16]}"
+        # The times of the files differ if each machine has its own copy of the dataset.
+        directory = self.directory / agreement.agree_text(f"{name}-{key[:16]}")
         shape = (len(rows), *self._extractor.shape)
         values = feature_store.find(directory, shape)
         if values is not None:
