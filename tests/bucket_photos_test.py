@@ -148,7 +148,7 @@ def test_kadis_is_written_to_a_bucket_and_read_by_tfds(
 def test_a_library_that_hangs_is_given_up(folder, gcs, tmp_path, monkeypatch):
     """The files are listed through gcsfs; array_record has an address of its own."""
     _write_records(tmp_path / "x.array_record", [folder / "3.PNG", folder / "6.png"])
-    emulators.upload(tmp_path / "x.array_record", f"{gcs}/x.array_record")
+    buckets.upload_files(tmp_path, gcs, ["x.array_record"])
     closed = f"http://127.0.0.1:{emulators.free_port()}"
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", closed)
     monkeypatch.setattr(records, "_DEADLINE", 2)

@@ -180,6 +180,26 @@ def test_a_parquet_file_keeps_the_rows_of_a_continuation_that_was_stopped(tmp_pa
     assert found == {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8}
 
 
+@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+def test_a_table_has_one_writer(tmp_path, suffix):
+    """A second one would cut rows off and score images twice."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    path = tmp_path / f"scores{suffix}"
+
+    def table():
+        columns = ["path", "score", "error"]
+        return tables.Table(path, columns, stdout=None, identity={}, resume=True)
+
+    with table() as first:
+        first.write({"path": "a", "error": "unreadable"})
+        with pytest.raises(errors.UsageError, match="another command is writing"):
+            table()
+        first.write({"path": "b", "score": 0.5})
+    with table() as last:
+        assert [last.has("a"), last.has("b")] == [False, True]
+
+
 def test_an_output_is_neither_overwritten_nor_mixed(model, tmp_path):
     picture().save(tmp_path / "a.png")
     output = tmp_path / "scores.csv"

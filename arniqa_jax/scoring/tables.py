@@ -19,6 +19,7 @@ from absl import logging
 
 from arniqa_jax import errors
 from arniqa_jax.scoring.shards import contains, digest
+from arniqa_jax.storage import locks
 from arniqa_jax.storage.bucket_paths import AnyPath
 from arniqa_jax.storage.files import replacing, write_atomically
 
@@ -54,8 +55,8 @@ class Table:
             removed and tried again.
 
         Raises:
-          UsageError: the suffix is unknown, the file exists and `resume` is False, or
-            the file has other columns or another identity.
+          UsageError: the suffix is unknown, the file exists and `resume` is False, the
+            file has other columns or another identity, or another command writes it.
         """
         self.done = np.empty(0, np.uint64)
         self._columns, self._target, self._path = list(columns), path, path
@@ -76,9 +77,10 @@ class Table:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         check_identity(path, identity, exists=bool(existing))
-        if path.suffix == ".parquet" and path.exists():
-            self._unpack()
-        keep = self._read_done() if self._path.exists() else 0
+        with self._open():  # both may replace the file, which therefore is opened again
+            if path.suffix == ".parquet" and path.exists():
+                self._unpack()
+            keep = self._read_done()
         self._file = self._open()
         self._file.truncate(keep)
         if not keep:
@@ -109,7 +111,20 @@ class Table:
             self._pack()
 
     def _open(self) -> TextIO:
-        return open(self._path, "a", encoding="utf-8", newline="")
+        """Open the file for this command alone, until it is closed."""
+        file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+        try:
+            alone = locks.try_lock(file)
+        except OSError as error:  # of a file system without locks
+            logging.warning("%s cannot be locked: %s", self._path, error)
+            return file
+        if not alone:
+            file.close()
+            raise errors.UsageError(
+                f"another command is writing {self._path}: wait for it, or give each "
+                "its own part with --shard=I/N"
+            )
+        return file
 
     def _write_header(self) -> None:
         if self._as_csv:
@@ -173,9 +188,7 @@ class Table:
 
         If a run that continued the file was killed, its rows follow.
         """
-        further = (
-            (row for row, _ in read_rows(self._path)) if self._path.exists() else ()
-        )
+        further = (row for row, _ in read_rows(self._path))
         seen: set[int] = set()
         with replacing(self._path) as new, open(new, "w", encoding="utf-8") as file:
             for row in itertools.chain(read_parquet(self._target), further):
