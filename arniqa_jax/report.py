@@ -6,8 +6,6 @@ The tables come from arniqa_jax.score. Open DIR/index.html in a browser; it need
 server. With --threshold, DIR also gets kept.txt and rejected.txt, lists of paths.
 """
 
-import pathlib
-
 from absl import flags
 
 from arniqa_jax import command, errors
@@ -35,7 +33,7 @@ def main(arguments: list[str]) -> int:
         [files.local_path(argument, "the table") for argument in arguments],
         files.local_path(OUTPUT.value, "--output"),
         threshold=THRESHOLD.value,
-        map_folder=pathlib.Path(MAP.value) if MAP.value else None,
+        map_folder=files.local_path(MAP.value, "--map") if MAP.value else None,
     )
     print(page)
     return errors.SUCCESS

@@ -138,6 +138,8 @@ def test_each_file_is_converted_once(home, monkeypatch, tmp_path):
     monkeypatch.setattr(download, "fetch", fetch)
     monkeypatch.setattr(torch_import, "read_file", lambda path: (model.encoder, source))
     monkeypatch.setattr(torch_import, "read_regressor", read_regressor)
+    # What a process leaves that is killed before it writes model.json.
+    (home / "model" / "encoder").mkdir(parents=True)
     for name in ("live", "csiq", "live"):
         assert arniqa_jax.load(name).regressor is not None
     assert fetched == ["/ARNIQA.pth", "/regressor_live.pth", "/regressor_csiq.pth"]

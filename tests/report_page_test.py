@@ -94,6 +94,8 @@ def test_wrong_use(tmp_path, monkeypatch):
     with pytest.raises(errors.UsageError, match=r"is not a table that .*'good'"):
         _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r")
     (tmp_path / "s.csv").write_text("path,score,error\na,0.5,\nb,0.4,\n")
+    with pytest.raises(errors.UsageError, match="--map=gs://b/maps: expected a local"):
+        _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r", "--map=gs://b/maps")
     monkeypatch.setattr(report_page, "MOST_ROWS", 1)
     with pytest.raises(errors.UsageError, match="found 2 rows"):
         _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r")

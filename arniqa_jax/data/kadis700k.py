@@ -28,6 +28,7 @@ SHARDS = flags.DEFINE_integer(
 
 
 def main(arguments: list[str]) -> None:
+    """Check the flags and write the files."""
     if arguments or not SOURCE.value or not OUTPUT.value:
         raise UsageError("expected --source=DIR --output=DIR and no other arguments")
     from arniqa_jax.data import kadis700k_writer

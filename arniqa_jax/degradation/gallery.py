@@ -23,6 +23,7 @@ SEED = flags.DEFINE_integer(
 
 
 def main(arguments: list[str]) -> None:
+    """Check the arguments and draw the two pictures."""
     if OUTPUT.value is None:
         raise errors.UsageError("--output=DIR is missing: the folder for the pictures")
     if len(arguments) > 1:

@@ -7,6 +7,7 @@ They are release files of the official repository. Their licence is in
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 from absl import logging
@@ -56,6 +57,8 @@ def fetch(name: str) -> pathlib.Path:
     with _lock(home):
         if not model_directory.is_model_directory(model):
             encoder, source = torch_import.read_file(_file(files, ENCODER))
+            # A process that was killed may have left a part of it.
+            shutil.rmtree(model, ignore_errors=True)
             model_directory.write(model, encoder, source)
         if not _is_complete(model, name):
             encoder = model_directory.read_encoder(model)
