@@ -197,7 +197,7 @@ def test_a_single_image_is_wrong_use(model):
         model.score("photo.png")
 
 
-def test_score_fn_is_the_score_and_has_a_gradient(model):
+def test_score_fn_is_the_score_and_has_derivatives(model):
     y, x = np.mgrid[:80, :50] / 80
     image = np.stack([x, y, (x + y) / 2], axis=-1)
     image = np.rint(255 * image) / 255
@@ -213,6 +213,8 @@ def test_score_fn_is_the_score_and_has_a_gradient(model):
     step = 1e-3 * gradient / jnp.linalg.norm(gradient.ravel())
     change = (loss(batch + step) - loss(batch - step)) / 2e-3
     np.testing.assert_allclose(change, jnp.linalg.norm(gradient.ravel()), rtol=0.05)
+    forward = jax.jit(lambda x, change: jax.jvp(loss, (x,), (change,))[1])(batch, step)
+    np.testing.assert_allclose(forward, jnp.vdot(gradient, step), rtol=1e-3)
 
 
 @pytest.mark.parametrize("crops", ["whole", "whole_std"])
