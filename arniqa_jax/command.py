@@ -125,7 +125,7 @@ def define_model(flag_values: flags.FlagValues) -> flags.FlagHolder[str | None]:
         "model",
         None,
         "Model directory, workdir of a run, DIR:NAME for one of several regressors, or "
-        "the name of an official regressor.",
+        "the name of an official regressor, or starter, which needs no download.",
         flag_values=flag_values,
     )
 

@@ -1,4 +1,4 @@
-"""List the official models: scale of the scores, state in the cache, licence.
+"""List the models with a name: scale of the scores, state in the cache, licence.
 
     python -m arniqa_jax.models
 

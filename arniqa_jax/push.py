@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         raise errors.UsageError(f"{directory}: there is no such directory")
     encoder, regressors, source = torch_import.read_directory(pathlib.Path(directory))
     card = model_card.write(
-        address.repository,
+        f"hf://{address.repository}",
         encoder,
         regressors,
         source,

@@ -25,7 +25,7 @@ from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.inference.extractor import Extractor
 from arniqa_jax.scoring import pictures
 from arniqa_jax.scoring.pictures import Picture
-from arniqa_jax.weights import encoders, model_directory, official, places
+from arniqa_jax.weights import encoders, model_directory, official, places, shipped
 from arniqa_jax.weights.regressors import Regressor
 from arniqa_jax.weights.torch_import import OFFICIAL_REGRESSORS
 
@@ -47,8 +47,8 @@ def load(
       model: a model directory or the workdir of a run, on disk or in a bucket
         (`gs://`; `s3://` for a model directory), `DIRECTORY:NAME` for one of several
         regressors, the name of an official regressor such as `kadid10k`, which is
-        downloaded once, or a model of the Hugging Face hub,
-        `hf://ORG/REPO[@REVISION][:NAME]`.
+        downloaded once, `starter`, the small model of this package, or a model of the
+        Hugging Face hub, `hf://ORG/REPO[@REVISION][:NAME]`.
       checkpoint: checkpoint of a workdir: `best`, `last` or a step.
       crops: `five`, `whole` or `whole_std`; by default those that the regressor was
         fitted on.
@@ -95,6 +95,8 @@ def load_all(
       CheckpointError: there is no such model, or it is damaged.
       UsageError: the model has no regressor of this name.
     """
+    if os.fspath(model) == shipped.NAME and not os.path.isdir(model):
+        return shipped.read()
     directory, name = _find(os.fspath(model))
     encoder = encoders.load(directory, checkpoint)
     found = model_directory.find_regressors(places.fetch(directory), encoder)
@@ -119,11 +121,12 @@ def _find(model: str) -> tuple[str | pathlib.Path, str | None]:
         return pathlib.Path(directory), name
     if model in OFFICIAL_REGRESSORS:
         return official.fetch(model), model
-    near = difflib.get_close_matches(model, OFFICIAL_REGRESSORS, n=1)
+    names = (*OFFICIAL_REGRESSORS, shipped.NAME)
+    near = difflib.get_close_matches(model, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise errors.CheckpointError(
         f"there is no model {model!r}{hint} Expected a model directory, a workdir, "
-        f"a URL of one, hf://ORG/REPO, or one of {', '.join(OFFICIAL_REGRESSORS)}"
+        f"a URL of one, hf://ORG/REPO, or one of {', '.join(names)}"
     )
 
 

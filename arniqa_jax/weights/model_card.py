@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a model on the Hugging Face hub."""
+"""Model cards: the README.md of a model that is passed on."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from arniqa_jax.weights.regressors import Regressor
 
 
 def write(
-    repository: str,
+    model: str,
     encoder: Encoder,
     regressors: Mapping[str, Regressor],
     source: Source,
@@ -22,30 +22,32 @@ def write(
     training_data: str,
     results: Mapping[str, Any] | None = None,
     licence: str | None = None,
+    limits: str = "",
 ) -> str:
     """Return the text of a card.
 
     Args:
-      repository: `ORG/REPO`.
+      model: what `arniqa_jax.load` takes, for example `hf://ORG/REPO`.
       encoder: the encoder.
       regressors: its regressors by name.
       source: where the encoder comes from.
       training_data: what the encoder was trained on, in words.
       results: content of a `results.json`; None if there was no evaluation.
       licence: identifier of the licence on the hub, such as `apache-2.0`.
+      limits: how far to trust the scores, in words.
     """
     name = f":{next(iter(regressors))}" if len(regressors) > 1 else ""
     header = ["---", "library_name: arniqa_jax", "tags: [image-quality-assessment]"]
     header += [f"license: {licence}"] if licence else []
     parts = [
         "\n".join([*header, "---"]),
-        f"# {repository}",
+        f"# {model.removeprefix('hf://')}",
         "An ARNIQA model for no-reference image quality assessment "
         f"([paper](https://arxiv.org/abs/2310.14918)), written by arniqa_jax "
         f"{__version__}.",
         "## Use",
         "```python\nimport arniqa_jax\n\n"
-        f'model = arniqa_jax.load("hf://{repository}{name}")\n'
+        f'model = arniqa_jax.load("{model}{name}")\n'
         'model.score(["photo.jpg"])  # higher is better, nominally 0 to 1\n```',
         "## Model",
         f"- encoder: {encoder.module.arch}, {encoder.feature_dim} features at each of "
@@ -57,6 +59,7 @@ def write(
         training_data,
         "## Regressors",
         _regressors(regressors),
+        *(["## How far to trust it", limits] if limits else []),
         "## Results",
         _results(results),
         "## Licence",
@@ -152,7 +155,31 @@ def _results(results: Mapping[str, Any] | None) -> str:
         figures = [_figure(dataset["figures"].get(name)) for name in ("srcc", "plcc")]
         cells = [dataset["title"], str(dataset["images"]), *figures]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    notes = [
+        f"{d['title']}: {d['note']}." for d in results["datasets"] if d.get("note")
+    ]
+    lines += ["", *notes] if notes else []
+    return "\n".join([*lines, *_across(results)])
+
+
+def _across(results: Mapping[str, Any]) -> list[str]:
+    """Return the lines about regressors that were tested on another dataset."""
+    if not results.get("cross"):
+        return []
+    titles = {dataset["name"]: dataset["title"] for dataset in results["datasets"]}
+    rows = [
+        f"| {titles[cross['train']]} | {titles[cross['test']]} | {cross['images']} "
+        f"| {_figure(cross['figures'].get('srcc'))} |"
+        for cross in results["cross"]
+    ]
+    return [
+        "",
+        "A regressor fitted on all of one dataset, and tested on all of another:",
+        "",
+        "| fitted on | tested on | images | SRCC |",
+        "|---|---|---|---|",
+        *rows,
+    ]
 
 
 def _figure(figure: Mapping[str, float | None] | None) -> str:

@@ -22,6 +22,7 @@ from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.model.simclr import SimCLR
 from arniqa_jax.storage import checkpoints
 from arniqa_jax.storage.files import write_atomically
+from arniqa_jax.weights import float16 as half
 from arniqa_jax.weights import regressors, torch_files, torch_names
 from arniqa_jax.weights.regressors import Regressor
 
@@ -66,6 +67,7 @@ def write(
     source: Source,
     *,
     safetensors: bool = False,
+    float16: bool = False,
 ) -> None:
     """Write a model directory without regressors.
 
@@ -74,17 +76,21 @@ def write(
       encoder: its variables may lack the projector.
       source: where the encoder comes from, kept in `model.json`.
       safetensors: write `encoder.safetensors` instead of `encoder/`.
+      float16: round the kernels, and store them as float16 in `encoder.safetensors`.
 
     Raises:
-      CheckpointError: the directory is not empty, or it cannot be written.
+      CheckpointError: the directory is not empty, or it cannot be written, or a
+        weight is too large for float16.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise errors.CheckpointError(
             f"{directory} exists already; remove it or choose another directory"
         )
+    encoder = half.round_kernels(encoder) if float16 else encoder
     directory.mkdir(parents=True, exist_ok=True)
     if safetensors:
         tensors = torch_names.to_torch(encoder.variables)
+        tensors = half.store_kernels(tensors) if float16 else tensors
         torch_files.write_tensors(directory / _SAFETENSORS, tensors)
     else:
         checkpoints.save_variables(directory / _ENCODER, encoder.variables)

@@ -1,5 +1,6 @@
 """Conversion of the weights of PyTorch models to model directories, and back."""
 
+import dataclasses
 import hashlib
 import pathlib
 
@@ -7,6 +8,7 @@ from arniqa_jax import errors
 from arniqa_jax.datasets import catalogue
 from arniqa_jax.inference.encoder import Encoder
 from arniqa_jax.weights import encoders, model_directory, torch_files, torch_names
+from arniqa_jax.weights import float16 as half
 from arniqa_jax.weights.model_directory import Source
 from arniqa_jax.weights.regressors import Regressor
 
@@ -29,6 +31,7 @@ def convert(
     regressor_files: list[pathlib.Path],
     *,
     safetensors: bool = False,
+    float16: bool = False,
 ) -> None:
     """Read an encoder, and write it with its regressors if the target can hold them.
 
@@ -37,9 +40,12 @@ def convert(
       target: a file of tensors, or a directory that is missing or empty.
       regressor_files: official regressors.
       safetensors: write `encoder.safetensors` to the directory, not `encoder/`.
+      float16: round the kernels, and store them as float16 in a safetensors file. The
+        regressors are kept, although they were fitted before.
 
     Raises:
-      UsageError: regressors for a file of tensors, or a regressor of unknown name.
+      UsageError: regressors for a file of tensors, a regressor of unknown name, or
+        float16 for another kind of file.
       CheckpointError: see `torch_names.from_torch` and `model_directory`.
     """
     to_file = target.suffix in torch_files.SUFFIXES
@@ -47,20 +53,34 @@ def convert(
         raise errors.UsageError(
             f"{target.name} cannot hold a --regressor: give a directory as --to"
         )
+    if float16 and not (target.suffix == ".safetensors" if to_file else safetensors):
+        raise errors.UsageError(
+            "--float16 needs --safetensors, or a name of --to that ends in .safetensors"
+        )
     names = [regressor_name(path) for path in regressor_files]
     if source.is_dir():
         encoder, found, origin = read_directory(source)
     else:
         encoder, origin = read_file(source)
         found = {}
+    if float16:
+        encoder = half.round_kernels(encoder)
+        found = {
+            name: dataclasses.replace(regressor, encoder=encoder.fingerprint)
+            for name, regressor in found.items()
+        }
     if to_file:
-        torch_files.write_tensors(target, torch_names.to_torch(encoder.variables))
+        tensors = torch_names.to_torch(encoder.variables)
+        tensors = half.store_kernels(tensors) if float16 else tensors
+        torch_files.write_tensors(target, tensors)
         return
     found |= {
         name: read_regressor(path, name, encoder)
         for name, path in zip(names, regressor_files, strict=True)
     }
-    model_directory.write(target, encoder, origin, safetensors=safetensors)
+    model_directory.write(
+        target, encoder, origin, safetensors=safetensors, float16=float16
+    )
     for name, regressor in found.items():
         model_directory.write_regressor(target, regressor, name)
 
