@@ -1,5 +1,6 @@
 """The convert command on files without PyTorch, and model directories."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -139,6 +140,52 @@ def test_a_missing_encoder(model):
     (model / "encoder").rename(model / "elsewhere")
     with pytest.raises(errors.CheckpointError, match="cannot be read"):
         encoders.load(model)
+
+
+def test_float16_halves_the_file_and_is_read_as_float32(variables, model, tmp_path):
+    encoder = encoders.load(model)
+    model_directory.write_regressor(model, _regressor(encoder), "live")
+    for name, float16 in (("exact", False), ("half", True)):
+        torch_import.convert(
+            model, tmp_path / name, [], safetensors=True, float16=float16
+        )
+    exact, half = (
+        (tmp_path / name / "encoder.safetensors").stat().st_size
+        for name in ("exact", "half")
+    )
+    assert 0.5 < half / exact < 0.55
+    found = encoders.load(tmp_path / "half")
+    assert found.fingerprint != encoder.fingerprint
+
+    def check(before, after):
+        assert after.dtype == np.float32
+        # Kernels are rounded to 11 bits; BatchNorm keeps every bit.
+        error = np.abs(after / before - 1).max()
+        assert 0 < error <= 2**-11 if before.ndim > 1 else error == 0
+
+    jax.tree.map(check, variables, found.variables)
+    assert list(model_directory.find_regressors(tmp_path / "half", found)) == ["live"]
+    torch_import.convert(model, tmp_path / "half.safetensors", [], float16=True)
+    again = encoders.load(tmp_path / "half")
+    torch_import.convert(tmp_path / "half.safetensors", tmp_path / "back", [])
+    assert encoders.load(tmp_path / "back").fingerprint == again.fingerprint
+
+
+def test_a_weight_beyond_float16_is_named(model, tmp_path):
+    encoder = encoders.load(model)
+    large = jax.tree.map(lambda x: np.full_like(x, -7e4), encoder.variables)
+    encoder = dataclasses.replace(encoder, variables=large)
+    with pytest.raises(errors.CheckpointError, match="weight 70000, and float16 ends"):
+        model_directory.write(
+            tmp_path / "half", encoder, None, safetensors=True, float16=True
+        )
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("target", ["half", "half.pth"])
+def test_float16_takes_safetensors(weights, tmp_path, target):
+    with pytest.raises(errors.UsageError, match="--float16 needs --safetensors"):
+        torch_import.convert(weights, tmp_path / target, [], float16=True)
 
 
 @pytest.mark.parametrize(

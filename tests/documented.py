@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     ROOT / "benchmarks" / "RESULTS.md",
+    ROOT / "arniqa_jax" / "weights" / "starter" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 )
 

@@ -188,11 +188,18 @@ def test_a_dry_run_prints_the_card_and_needs_no_library(tmp_path, monkeypatch, c
     results = tmp_path / "results.json"
     figure = {"median": 0.8754, "low": 0.85, "high": None}
     dataset = {
+        "name": "live",
         "title": "LIVE",
+        "note": "779 of 982 images",
         "images": 779,
         "figures": {"srcc": figure, "plcc": None},
     }
-    found = {"fingerprint": encoder.fingerprint, "datasets": [dataset]}
+    cross = {"train": "live", "test": "csiq", "images": 866}
+    found = {
+        "fingerprint": encoder.fingerprint,
+        "datasets": [dataset, {**dataset, "name": "csiq", "title": "CSIQ"}],
+        "cross": [{**cross, "figures": {"srcc": {**figure, "median": 0.625}}}],
+    }
     results.write_text(json.dumps(found))
     flag = f"--results={results}"
     assert _push(model, "hf://org/repo", "--dry_run", flag, "--licence=mit") == 0
@@ -202,6 +209,8 @@ def test_a_dry_run_prints_the_card_and_needs_no_library(tmp_path, monkeypatch, c
     assert 'arniqa_jax.load("hf://org/repo")' in card
     assert "| live | live | 779 | 1 to 100 | lower |" in card
     assert "| LIVE | 779 | 0.875 | undefined |" in card
+    assert "LIVE: 779 of 982 images." in card
+    assert "| LIVE | CSIQ | 866 | 0.625 |" in card
     assert encoder.fingerprint in card
     found["fingerprint"] = "0" * 64
     results.write_text(json.dumps(found))
