@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+import types
 
 import documented
 import jax
@@ -54,7 +55,7 @@ def _versions(photo: Image.Image) -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("name", ["chelsea", "stereo_motorcycle"])
 def test_degraded_versions_score_below_the_photograph(model, name):
-    """Neither the encoder nor the choice of the penalty has seen these two."""
+    """The regressor has seen versions of these two, the encoder none."""
     photo = Image.fromarray(builtin_photo(name)).resize((256, 256))
     versions = _versions(photo)
     pristine, *scores = model.score([photo, *versions.values()])
@@ -135,7 +136,32 @@ def test_the_card_describes_these_files():
         assert said in card
     # How it ranks BIQ2021's images: in words, and in the table.
     (row,) = re.findall(r"\| proxy \| BIQ2021 \| 1500 \| (0\.\d+) ", card)
-    assert f"SRCC is\n  {float(row):.2f}," in card
+    assert f"its SRCC is {float(row):.2f}," in " ".join(card.split())
+
+
+def test_levels_are_ranked_within_each_photograph():
+    """Two photographs, whose scores lie far apart, and two distortions."""
+    of_blur, of_noise = [0.9, 0.5, 0.1], [0.1, 0.5, 0.9]
+    proxy = types.SimpleNamespace(
+        image_names=[
+            f"{content}/{name}/{level}"
+            for content in "ab"
+            for name in ("noise", "blur")
+            for level in (1, 2, 3)
+        ],
+        scores_N=np.tile(of_blur, 4),
+        tests=[
+            types.SimpleNamespace(
+                indices=np.arange(12),
+                predictions=np.array(
+                    [*of_noise, *of_blur, *np.add(5, of_blur), *np.add(5, of_blur)]
+                ),
+            )
+        ],
+    )
+    ranked = starter.levels_ranked(proxy)
+    assert list(ranked) == ["blur", "noise"]
+    np.testing.assert_allclose(list(ranked.values()), [1, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("folder", ["holidays", "kodak"])
