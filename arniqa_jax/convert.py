@@ -45,7 +45,7 @@ FLOAT16 = flags.DEFINE_bool(
     "float16",
     False,
     "Round the kernels to float16 in a safetensors file: half the size, and scores "
-    "that differ in about the fourth decimal.",
+    "that differ in the third decimal.",
     flag_values=FLAGS,
 )
 
