@@ -1,6 +1,7 @@
 """Make the model `starter`, which is part of the package, from a run.
 
-    python benchmarks/starter.py RUN --root=DATASETS [--checkpoint=last] [--output=DIR]
+    python benchmarks/starter.py RUN --root=DATASETS [--checkpoint=last]
+        [--crops=whole] [--output=DIR]
 
 RUN is a run of configs/scratch.py on the photographs in `PHOTOGRAPHS`, whose licences
 are known; any other run is refused. DATASETS contains BIQ2021. The encoder is stored as
@@ -44,6 +45,11 @@ photographs and nothing else:
 
 The regressor is fitted on the built-in proxy: degraded versions of seven photographs
 that come with scikit-image and scikit-learn, and their SSIM to the original."""
+_SCORED = {
+    "five": "It scores five crops of an image.",
+    "whole": "It scores whole images.",
+    "whole_std": "It scores whole images, and draws no heat maps.",
+}
 LICENCE = (
     "CC BY-SA 4.0 (creativecommons.org/licenses/by-sa/4.0), the licence of the CID22 "
     "photographs that the encoder was trained on; the program is under Apache-2.0"
@@ -58,13 +64,22 @@ def main():
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--root", required=True, help="folder of the datasets")
     parser.add_argument("--checkpoint", default="last", help="best, last or a step")
+    parser.add_argument(
+        "--crops", help="five, whole or whole_std; default: the config's"
+    )
     parser.add_argument("--output", type=pathlib.Path, default=shipped.DIRECTORY)
     arguments = parser.parse_args()
     check_photographs(arguments.run)
     # Beside the output, so that the last step is a rename.
     with tempfile.TemporaryDirectory(dir=arguments.output.parent) as temporary:
         model = pathlib.Path(temporary) / "model"
-        make(arguments.run, arguments.checkpoint, arguments.root, model)
+        make(
+            arguments.run,
+            arguments.checkpoint,
+            arguments.root,
+            model,
+            crops=arguments.crops,
+        )
         shutil.rmtree(arguments.output, ignore_errors=True)
         model.rename(arguments.output)
     print((arguments.output / "README.md").read_text(), end="")
@@ -83,7 +98,14 @@ def check_photographs(run: pathlib.Path) -> None:
         )
 
 
-def make(run: pathlib.Path, checkpoint: str, root: str, model: pathlib.Path) -> None:
+def make(
+    run: pathlib.Path,
+    checkpoint: str,
+    root: str,
+    model: pathlib.Path,
+    *,
+    crops: str | None = None,
+) -> None:
     """Write the model directory of a run, with its regressor and its card."""
     config = workdir.read_config(run)
     trained = encoders.load_run(run, checkpoint)
@@ -102,7 +124,7 @@ def make(run: pathlib.Path, checkpoint: str, root: str, model: pathlib.Path) -> 
             encoder,
             benchmarks,
             cache_dir=features,
-            crops=config.evaluation.crops,
+            crops=crops or config.evaluation.crops,
             seed=config.seed,
         )
     of_proxy = dataclasses.replace(found, datasets=(found.dataset(proxy.name),))
@@ -154,7 +176,7 @@ def limits(found: Results, *, file_sizes: float, rounding: float) -> str:
         f"{people.high:.2f}. The size of the file alone has {file_sizes:.2f}. How the "
         "features are pooled was chosen with these photographs, so expect less on "
         "others.",
-        "It scores whole images, and draws no heat maps.",
+        _SCORED[found.crops],
         "Storing the kernels as float16 changes a score of the proxy by at most "
         f"{rounding:.1e}.",
     ]
