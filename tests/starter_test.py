@@ -49,7 +49,6 @@ def _versions(photo: Image.Image) -> dict[str, Image.Image]:
             np.clip(np.asarray(photo) + noise, 0, 255).astype(np.uint8)
         ),
         "enlarged": small.resize(photo.size, Image.Resampling.BICUBIC),
-        "few colours": photo.quantize(8).convert("RGB"),
     }
 
 
