@@ -2,6 +2,8 @@
 # require only Python 3.11 or newer, with its venv module, and make.
 
 PYTHON ?= python3
+# The scripts in launch/ and benchmarks/ have a variable of this name, for another purpose.
+unexport PYTHON
 VENV ?= .venv
 # constraints-newest.txt is for Python 3.13.
 CONSTRAINTS ?= constraints.txt
