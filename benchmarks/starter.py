@@ -1,7 +1,7 @@
 """Make the model `starter`, which is part of the package, from a run.
 
     python benchmarks/starter.py RUN --root=DATASETS [--checkpoint=last]
-        [--crops=whole] [--output=DIR]
+        [--output=DIR]
 
 RUN is a run of configs/scratch.py on the photographs in `PHOTOGRAPHS`, whose licences
 are known; any other run is refused. DATASETS contains BIQ2021. The encoder is stored as
@@ -64,22 +64,13 @@ def main():
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--root", required=True, help="folder of the datasets")
     parser.add_argument("--checkpoint", default="last", help="best, last or a step")
-    parser.add_argument(
-        "--crops", help="five, whole or whole_std; default: the config's"
-    )
     parser.add_argument("--output", type=pathlib.Path, default=shipped.DIRECTORY)
     arguments = parser.parse_args()
     check_photographs(arguments.run)
     # Beside the output, so that the last step is a rename.
     with tempfile.TemporaryDirectory(dir=arguments.output.parent) as temporary:
         model = pathlib.Path(temporary) / "model"
-        make(
-            arguments.run,
-            arguments.checkpoint,
-            arguments.root,
-            model,
-            crops=arguments.crops,
-        )
+        make(arguments.run, arguments.checkpoint, arguments.root, model)
         shutil.rmtree(arguments.output, ignore_errors=True)
         model.rename(arguments.output)
     print((arguments.output / "README.md").read_text(), end="")
@@ -98,14 +89,7 @@ def check_photographs(run: pathlib.Path) -> None:
         )
 
 
-def make(
-    run: pathlib.Path,
-    checkpoint: str,
-    root: str,
-    model: pathlib.Path,
-    *,
-    crops: str | None = None,
-) -> None:
+def make(run: pathlib.Path, checkpoint: str, root: str, model: pathlib.Path) -> None:
     """Write the model directory of a run, with its regressor and its card."""
     config = workdir.read_config(run)
     trained = encoders.load_run(run, checkpoint)
@@ -124,7 +108,7 @@ def make(
             encoder,
             benchmarks,
             cache_dir=features,
-            crops=crops or config.evaluation.crops,
+            crops=config.evaluation.crops,
             seed=config.seed,
         )
     of_proxy = dataclasses.replace(found, datasets=(found.dataset(proxy.name),))

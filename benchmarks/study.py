@@ -51,7 +51,7 @@ STUDIES = {
         "temperature-0.2": {"loss.temperature": 0.2},
         "no-projector-norm": {"model.projector_norm": "none"},
         "rate-3e-3": {"optimizer.learning_rate": 3e-3},
-        "whole-images": {"evaluation.crops": "whole"},
+        "whole-std": {"evaluation.crops": "whole_std"},
         "five-crops": {"evaluation.crops": "five"},
     },
 }
