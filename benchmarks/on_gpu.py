@@ -60,7 +60,6 @@ def main() -> int:
     parser.add_argument("--pairs", type=_sizes, default=(), help="pairs of the step")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--part", choices=RESERVED, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         return _run_part(arguments)
@@ -165,7 +164,7 @@ def _start_part(
     write: Callable[[], None],
 ) -> tuple[str, str]:
     """Run one part as a process; return its status and its error, empty if none."""
-    command = [sys.executable, __file__, f"--part={part}", f"--seconds={seconds}"]
+    command = [sys.executable, __file__, f"--part={part}"]
     command += [f"--photos={arguments.photos}", f"--config={arguments.config}"]
     if arguments.pairs:
         command += ["--pairs=" + ",".join(map(str, arguments.pairs))]
@@ -221,7 +220,6 @@ def _run_part(arguments: argparse.Namespace) -> int:
         photos=arguments.photos,
         small=arguments.small,
         pairs=arguments.pairs,
-        end=time.monotonic() + arguments.seconds,
     )
     for name, value in on_gpu_parts.PARTS[arguments.part](settings):
         print(f"{_MARK}{json.dumps([name, value])}", flush=True)

@@ -38,14 +38,12 @@ class Settings(NamedTuple):
       config: file of the config.
       photos: folder of photographs; empty for the built-in photographs.
       small: whether to use small sizes, to try everything on a CPU.
-      end: when the part is stopped, in the time of `time.monotonic`.
       pairs: numbers of pairs to measure the step with; empty for the default.
     """
 
     config: str
     photos: str
     small: bool
-    end: float
     pairs: tuple[int, ...] = ()
 
 

@@ -1,9 +1,7 @@
 """The training step on a GPU by pairs, dtype and tile, and the shares of its parts.
 
-Compiling the step for every combination of batch, dtype and tile would take too long.
-Instead its parts are measured for all of them: the degradation does not depend on the
-dtype, nor the encoder on the tile. The whole step follows for the most important
-combinations.
+The parts are measured for every tile or dtype: the degradation does not depend on the
+dtype, nor the encoder on the tile. The whole step has the default tile.
 """
 
 import concurrent.futures
@@ -41,72 +39,50 @@ def changes(settings) -> list[str]:
 
 
 def step_parts(settings) -> Iterator[tuple[str, object]]:
-    """Yield degradation, encoder and input for all combinations; the step for some."""
-    sizes = settings.pairs or ((2, 4) if settings.small else (64, 16, 256))
-    tiles = (1,) if settings.small else (1, 2, 4, 8)
-    work = Workload(settings, max(sizes))
-    pace = _Pace(settings.end)
-    yield "device", jax.devices()[0].device_kind
-    late = "not reached: the time was short"
-    for number, size in enumerate(sizes):
-        group = {f"degradation, tile {tile}": (tile,) for tile in tiles}
-        programs = {
-            name: functools.partial(work.degradation, size, *case)
-            for name, case in group.items()
-        } | {
-            f"encoder, {dtype}": functools.partial(work.gradient, size, dtype)
-            for dtype in _DTYPES
-        }
-        if settings.small and number:
-            programs = {n: p for n, p in programs.items() if n.startswith("encoder")}
-        if pace.fits("parts"):
-            yield f"parts, {size} pairs", pace.run("parts", _measure, programs)
-        else:
-            yield f"parts, {size} pairs", late
-        yield f"input, {size} pairs", work.input_seconds(size)
-        if number == 0:
-            # Next in importance: the default tile, and the program that the profile
-            # compiles too.
-            cases = [(size, "bfloat16"), (sizes[min(1, len(sizes) - 1)], "float32")]
-        elif number == len(sizes) - 1:
-            cases = [(size, "bfloat16"), (sizes[0], "float32")]
-        else:
-            continue
-        if settings.small:
-            cases = cases[:1] if number == 0 else []
-        programs = {
-            f"{size} pairs, {dtype}": functools.partial(work.step, size, dtype, 0)
-            for size, dtype in cases
-        }
-        name = "whole step" + ", more" * bool(number)
-        if not programs:
-            continue
-        if pace.fits("whole"):
-            yield name, pace.run("whole", _measure, programs)
-        else:
-            yield name, late
+    """Yield degradation, encoder, whole step and input by pairs, dtype and tile.
 
-
-class _Pace:
-    """Estimates whether there is time for one more group of programs.
-
-    The estimate is the time of the previous group of the same kind.
+    Most of the time is compilation. So programs are compiled side by side: first those
+    of the first number of pairs, the most important one, then all others.
     """
+    sizes = settings.pairs or ((2,) if settings.small else (64, 16, 256))
+    work = Workload(settings, max(sizes))
+    yield "device", jax.devices()[0].device_kind
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        for wave in filter(None, (sizes[:1], sizes[1:])):
+            start = time.monotonic()
+            compiled = {
+                size: {
+                    name: threads.submit(_compile, make)
+                    for name, make in _programs(settings, work, size).items()
+                }
+                for size in wave
+            }
+            every = [one for group in compiled.values() for one in group.values()]
+            concurrent.futures.wait(every)
+            of = " and ".join(map(str, wave))
+            yield f"seconds of compilation, {of} pairs", time.monotonic() - start
+            for size, group in compiled.items():
+                rows = {name: _time(future) for name, future in group.items()}
+                yield f"parts, {size} pairs", rows
+                yield f"input, {size} pairs", work.input_seconds(size)
 
-    def __init__(self, end: float):
-        self._end = end
-        self._seconds: dict[str, float] = {}
 
-    def fits(self, kind: str) -> bool:
-        """Return whether a group of this kind is expected to end in time."""
-        return time.monotonic() + 1.1 * self._seconds.get(kind, 0) < self._end
-
-    def run(self, kind: str, function: Callable, *arguments):
-        """Return the result of the function, and remember the time it took."""
-        start = time.monotonic()
-        result = function(*arguments)
-        self._seconds[kind] = time.monotonic() - start
-        return result
+def _programs(settings, work: "Workload", pairs: int) -> dict[str, Callable]:
+    """Return what makes each program of a number of pairs, the slowest first."""
+    tiles = (1,) if settings.small else (1, 2, 4, 8)
+    whole = {
+        f"whole step, {dtype}": functools.partial(work.step, pairs, dtype, 0)
+        for dtype in (_DTYPES[:1] if settings.small else _DTYPES)
+    }
+    degradation = {
+        f"degradation, tile {tile}": functools.partial(work.degradation, pairs, tile)
+        for tile in tiles
+    }
+    encoder = {
+        f"encoder, {dtype}": functools.partial(work.gradient, pairs, dtype)
+        for dtype in _DTYPES
+    }
+    return whole | degradation | encoder
 
 
 @dataclasses.dataclass
@@ -121,46 +97,27 @@ class _Program:
         return self.lowered.compile()
 
 
-def _measure(programs: dict[str, Callable[[], _Program]]) -> dict[str, dict]:
-    """Compile the programs concurrently, then time them one after another.
+def _compile(make: Callable[[], _Program]) -> tuple[_Program, Callable]:
+    program = make()
+    return program, program.compile()
+
+
+def _time(future: concurrent.futures.Future) -> dict[str, object]:
+    """Return the figures of a compiled program.
 
     Returns:
-      For each program `seconds`, the mean over several keys of the fastest of three
-      runs, and `temporaries` in bytes; or `error`, its first line. For `all`, the
-      seconds that the compilation took.
+      `seconds`, the mean over several keys of the fastest of three runs, and
+      `temporaries` in bytes; or `error`, its first line.
     """
-    start = time.monotonic()
-    built = {}
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-
-        def build(make):
-            program = make()
-            return program, program.compile()
-
-        futures = {name: threads.submit(build, make) for name, make in programs.items()}
-        for name, future in futures.items():
-            try:
-                built[name] = future.result()
-            except jax.errors.JaxRuntimeError as error:
-                built[name] = error
-    table: dict[str, dict] = {"all": {"compilation": time.monotonic() - start}}
-    for name, found in built.items():
-        try:
-            if isinstance(found, Exception):
-                raise found
-            program, compiled = found
-            table[name] = _time(program, compiled)
-        except jax.errors.JaxRuntimeError as error:
-            # For example, a batch does not fit into memory.
-            table[name] = {"error": str(error).splitlines()[0][:300]}
-    return table
-
-
-def _time(program: _Program, compiled) -> dict[str, float]:
-    seconds = []
-    for seed in range(_KEYS):
-        key = jax.random.key(seed)
-        seconds.append(step.best_of(functools.partial(program.run, compiled), key))
+    try:
+        program, compiled = future.result()
+        seconds = [
+            step.best_of(functools.partial(program.run, compiled), jax.random.key(seed))
+            for seed in range(_KEYS)
+        ]
+    except jax.errors.JaxRuntimeError as error:
+        # For example, a batch does not fit into memory.
+        return {"error": str(error).splitlines()[0][:300]}
     memory = compiled.memory_analysis()
     return {
         "seconds": float(np.mean(seconds)),

@@ -72,17 +72,10 @@ def _step(figures: dict) -> list[str]:
         "| whole step |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    whole = {}
-    for name in ("whole step", "whole step, more"):
-        if isinstance(figures.get(name), dict):
-            whole |= figures[name]
     for title, parts in figures.items():
         if not title.startswith("parts, "):
             continue
         pairs = title.removeprefix("parts, ")
-        if isinstance(parts, str):
-            lines.append(f"| {pairs} | {parts} | | | | | | |")
-            continue
         given = figures.get(f"input, {pairs}", {})
         for degradation in (n for n in parts if n.startswith("degradation")):
             for encoder in (n for n in parts if n.startswith("encoder")):
@@ -97,7 +90,7 @@ def _step(figures: dict) -> list[str]:
                     degradation.rpartition(" ")[2],
                     *(_milliseconds(cell, total) for cell in cells),
                     _milliseconds({"seconds": given.get("loader")}),
-                    _milliseconds(whole.get(f"{pairs}, {dtype}", {})),
+                    _milliseconds(parts.get(f"whole step, {dtype}", {})),
                 ]
                 lines.append(f"| {' | '.join(row)} |")
     return lines
