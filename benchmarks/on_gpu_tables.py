@@ -63,37 +63,49 @@ def _golden(figures: dict) -> list[str]:
 
 
 def _step(figures: dict) -> list[str]:
-    """Return one row per combination: milliseconds, and shares of the parts' sum."""
+    """Return the whole step, and the parts with their shares of the sum."""
     lines = [
-        f"Milliseconds on {figures.get('device', 'an unknown device')}; in brackets "
-        "the share of degradation + encoder + transfer. Whole step: default tile.",
+        f"Milliseconds on {figures.get('device', 'an unknown device')}. Whole step: "
+        "default tile. In brackets: the share of degradation + encoder + transfer.",
         "",
-        "| pairs | dtype | tile | degradation | encoder | host to device | loader "
-        "| whole step |",
-        "|---|---|---|---|---|---|---|---|",
+        "| pairs | dtype | whole step | loader |",
+        "|---|---|---|---|",
     ]
-    for title, parts in figures.items():
-        if not title.startswith("parts, "):
-            continue
-        pairs = title.removeprefix("parts, ")
-        given = figures.get(f"input, {pairs}", {})
+    for pairs, whole in _by_pairs(figures, "whole step"):
+        loader = {"seconds": figures.get(f"input, {pairs} pairs", {}).get("loader")}
+        for dtype, row in whole.items():
+            cells = [pairs, dtype, _milliseconds(row), _milliseconds(loader)]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| pairs | dtype | tile | degradation | encoder | host to device |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pairs, parts in _by_pairs(figures, "parts"):
+        given = figures.get(f"input, {pairs} pairs", {})
         for degradation in (n for n in parts if n.startswith("degradation")):
             for encoder in (n for n in parts if n.startswith("encoder")):
-                dtype = encoder.removeprefix("encoder, ")
-                cells = [parts[degradation], parts[encoder]]
-                cells.append({"seconds": given.get("host to device")})
-                known = [cell.get("seconds") for cell in cells]
+                rows = [parts[degradation], parts[encoder]]
+                rows.append({"seconds": given.get("host to device")})
+                known = [row.get("seconds") for row in rows]
                 total = sum(known) if None not in known else None
-                row = [
-                    pairs.removesuffix(" pairs"),
-                    dtype,
+                cells = [
+                    pairs,
+                    encoder.removeprefix("encoder, "),
                     degradation.rpartition(" ")[2],
-                    *(_milliseconds(cell, total) for cell in cells),
-                    _milliseconds({"seconds": given.get("loader")}),
-                    _milliseconds(parts.get(f"whole step, {dtype}", {})),
+                    *(_milliseconds(row, total) for row in rows),
                 ]
-                lines.append(f"| {' | '.join(row)} |")
+                lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _by_pairs(figures: dict, kind: str) -> list[tuple[str, dict]]:
+    """Return the number of pairs and the figures of each entry of a kind."""
+    return [
+        (title.removeprefix(f"{kind}, ").removesuffix(" pairs"), entry)
+        for title, entry in figures.items()
+        if title.startswith(f"{kind}, ")
+    ]
 
 
 def _milliseconds(cell: dict, total: float | None = None) -> str:

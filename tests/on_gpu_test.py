@@ -63,17 +63,18 @@ def test_every_part_gives_its_numbers(tmp_path):
     assert figures["switch"]["conditionals in the program"] >= 1
 
     step = figures["step"]
-    parts = step["parts, 2 pairs"]
+    whole, parts = step["whole step, 2 pairs"], step["parts, 2 pairs"]
+    assert set(whole) == {"bfloat16"}
     assert set(parts) == {
-        "whole step, bfloat16",
         "degradation, tile 1",
         "encoder, bfloat16",
         "encoder, float32",
     }
-    assert all(row["seconds"] > 0 and row["temporaries"] > 0 for row in parts.values())
+    for row in (whole | parts).values():
+        assert row["seconds"] > 0 and row["temporaries"] > 0
     assert step["input, 2 pairs"]["loader"] > 0
     assert step["input, 2 pairs"]["host to device"] > 0
-    assert "| 2 | bfloat16 | 1 |" in tables and "%)" in tables
+    assert "| 2 | float32 | 1 |" in tables and "%)" in tables
 
     profile = figures["profile"]
     for title in ("three largest operations", "three largest costs"):
