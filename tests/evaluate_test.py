@@ -30,7 +30,9 @@ def run(written, monkeypatch, capsys):
     miniature.use_counts(monkeypatch, written[1])
     names = {"untrained": (0, "untrained"), "best": (1, "step 60")}
     monkeypatch.setattr(
-        encoders, "load", lambda model, which: miniature.encoder(*names[which])
+        encoders,
+        "load",
+        lambda model, which, *, photographs: miniature.encoder(*names[which]),
     )
 
     def run(*arguments):

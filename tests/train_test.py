@@ -255,6 +255,19 @@ def test_encoders_of_a_run(uninterrupted):
         encoders.load(path, "7")
 
 
+def test_the_photographs_of_a_run_may_have_moved(tmp_path):
+    """The untrained encoder needs them; the evaluation says where they are now."""
+    config = pretrain.get_config()
+    config.update_from_flattened_dict(_FIELDS | {"data.root": str(tmp_path / "then")})
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(errors.ArniqaError, match="then: there is no such"):
+        encoders.load(tmp_path, "untrained")
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((160, 160), 50).convert("RGB").save(tmp_path / name)
+    found = encoders.load(tmp_path, "untrained", photographs=str(tmp_path))
+    assert found.name == "untrained"
+
+
 def test_a_run_starts_from_another(uninterrupted):
     path, *_ = uninterrupted
     config = workdir.read_config(path)

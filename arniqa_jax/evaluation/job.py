@@ -46,7 +46,7 @@ def evaluate(
     )
     if adds and replace is None:
         regressors.check_names([b.name for b in benchmarks], of_model)
-    encoder = encoders.load(model, checkpoint)
+    encoder = encoders.load(model, checkpoint, photographs=config.data.root)
     place = Workdir(workdir)
     with place.synced():
         for results, directory in _evaluate(config, encoder, benchmarks, place, model):

@@ -28,7 +28,9 @@ def build_model(config: ConfigDict) -> simclr.SimCLR:
     return simclr.SimCLR(**fields)
 
 
-def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
+def load(
+    path: os.PathLike, checkpoint: str = "best", *, photographs: str = ""
+) -> Encoder:
     """Return the encoder of a run or of a model directory.
 
     Args:
@@ -36,13 +38,14 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
         `places.fetch` takes.
       checkpoint: of a run: `best` (by validation SRCC), `last`, a step, or
         `untrained`. Ignored for a model directory, which has one encoder.
+      photographs: see `load_run`.
 
     Raises:
       CheckpointError: the run or the checkpoint does not exist, or is damaged.
       UsageError: the path is a URL of another kind.
     """
     if workdir.is_run_in_bucket(path):
-        return load_run(path, checkpoint)
+        return load_run(path, checkpoint, photographs=photographs)
     path = places.fetch(path)
     if model_directory.is_model_directory(path):
         return model_directory.read_encoder(path)
@@ -51,21 +54,26 @@ def load(path: os.PathLike, checkpoint: str = "best") -> Encoder:
         recorded = evaluated.find(path)
         if recorded is not None:
             return load(*recorded)
-    return load_run(path, checkpoint)
+    return load_run(path, checkpoint, photographs=photographs)
 
 
-def load_run(path: str | os.PathLike, checkpoint: str = "best") -> Encoder:
+def load_run(
+    path: str | os.PathLike, checkpoint: str = "best", *, photographs: str = ""
+) -> Encoder:
     """Return the encoder of a run; nothing but the checkpoint is read from a bucket.
 
     Args:
       path: a workdir, or its URL.
       checkpoint: `best` (by validation SRCC), `last`, a step, or `untrained`.
+      photographs: where the photographs of the run are now, for `untrained`; empty
+        where they were during the run.
 
     Raises:
       CheckpointError: the run or the checkpoint does not exist, or is damaged.
     """
     config = workdir.read_config(path)
     if checkpoint == "untrained":
+        config.data.root = photographs or config.data.root
         return untrained(config)
     directory = os.path.join(path, "checkpoints")
     step = checkpoints.find(directory, checkpoint)
