@@ -18,7 +18,7 @@ from arniqa_jax.model import convolution, cpu_kernels, losses, resnet, simclr
 
 Weights = dict[str, Any]
 
-# From this number of pixels on, two images are enough work for an iteration of a loop.
+# From this number of pixels on, an image is enough work for an iteration of a loop.
 _LARGE = 128 * 128
 
 
@@ -121,9 +121,9 @@ def feature_map(
     x = x.astype(dtype)
     wide = functools.partial(_wide, precision=precision)
     count, height, width, _ = x.shape
-    if count % 2 == 0 and height * width >= _LARGE:
-        in_pairs = functools.partial(cpu_kernels.in_pairs, wide)
-        x = jax.lax.platform_dependent(x, weights, cpu=in_pairs, default=wide)
+    if count != 1 and height * width >= _LARGE:
+        one_by_one = functools.partial(cpu_kernels.one_by_one, wide)
+        x = jax.lax.platform_dependent(x, weights, cpu=one_by_one, default=wide)
     else:
         x = wide(x, weights)
     return _stages(x, weights, "34", precision).astype(jnp.float32)

@@ -285,14 +285,12 @@ def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
-def in_pairs(function: Callable, x: jax.Array, weights: Any) -> jax.Array:
-    """Return function(x, weights), computed for two rows of x at a time.
+def one_by_one(function: Callable, x: jax.Array, weights: Any) -> jax.Array:
+    """Return function(x, weights), computed for one row of x at a time.
 
-    The large feature maps of two images fit into the caches.
+    The large feature maps of one image fit into the caches, those of a batch do not.
     """
-    pairs = x.reshape(x.shape[0] // 2, 2, *x.shape[1:])
-    y = lax.map(lambda pair: function(pair, weights), pairs)
-    return y.reshape(x.shape[0], *y.shape[2:])
+    return lax.map(lambda row: function(row[None], weights)[0], x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
