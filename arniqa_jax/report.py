@@ -6,6 +6,8 @@ The tables come from arniqa_jax.score. Open DIR/index.html in a browser; it need
 server. With --threshold, DIR also gets kept.txt and rejected.txt, lists of paths.
 """
 
+import math
+
 from absl import flags
 
 from arniqa_jax import command, errors
@@ -27,13 +29,18 @@ def main(arguments: list[str]) -> int:
         raise errors.UsageError(
             "expected a table and a folder: scores.csv --output=report"
         )
+    if THRESHOLD.value is not None and not math.isfinite(THRESHOLD.value):
+        raise errors.UsageError(f"--threshold={THRESHOLD.value}: expected a number")
+    maps = files.local_path(MAP.value, "--map") if MAP.value else None
+    if maps and not maps.is_dir():
+        raise errors.UsageError(f"--map={maps}: there is no such folder")
     from arniqa_jax.scoring import report_page
 
     page = report_page.write(
         [files.local_path(argument, "the table") for argument in arguments],
         files.local_path(OUTPUT.value, "--output"),
         threshold=THRESHOLD.value,
-        map_folder=files.local_path(MAP.value, "--map") if MAP.value else None,
+        map_folder=maps,
     )
     print(page)
     return errors.SUCCESS

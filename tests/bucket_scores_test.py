@@ -12,7 +12,7 @@ import small_model
 from score_runs import rows, run, write_photos
 
 from arniqa_jax import errors
-from arniqa_jax.scoring import bucket_table, tables
+from arniqa_jax.scoring import bucket_table, table_rows, tables
 from arniqa_jax.storage import buckets
 
 
@@ -37,7 +37,7 @@ def _read(path, tmp_path) -> list[dict]:
     path = pathlib.Path(path)
     if path.suffix == ".parquet":
         return list(tables.read_parquet(path))
-    return [row for row, _ in tables.read_rows(path)]
+    return [row for row, _ in table_rows.read_rows(path)]
 
 
 def _left_in_tmp() -> list[pathlib.Path]:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -96,9 +97,53 @@ def test_wrong_use(tmp_path, monkeypatch):
     (tmp_path / "s.csv").write_text("path,score,error\na,0.5,\nb,0.4,\n")
     with pytest.raises(errors.UsageError, match="--map=gs://b/maps: expected a local"):
         _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r", "--map=gs://b/maps")
+    with pytest.raises(errors.UsageError, match=r"--map=.*no: there is no such folder"):
+        _run_report(
+            tmp_path / "s.csv", f"--output={tmp_path}/r", f"--map={tmp_path}/no"
+        )
+    with pytest.raises(errors.UsageError, match="--threshold=nan: expected a number"):
+        _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r", "--threshold=nan")
     monkeypatch.setattr(report_page, "MOST_ROWS", 1)
     with pytest.raises(errors.UsageError, match="found 2 rows"):
         _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0junk\n", b"one;two\n1;2\n"])
+def test_a_file_that_is_no_table_gives_no_page(tmp_path, content):
+    (tmp_path / "s.csv").write_bytes(content)
+    with pytest.raises(errors.UsageError, match="is not a table that"):
+        _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r")
+    with pytest.raises(errors.UsageError, match="expected a name that ends in"):
+        _run_report(tmp_path, f"--output={tmp_path}/r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_page_has_all_rows_but_the_damaged_ones(tmp_path, caplog):
+    (tmp_path / "s.csv").write_text("path,score,error\na,0.4,\nb,0.5,,\nc,0.6,\nd,")
+    (tmp_path / "s.jsonl").write_text(
+        '[1]\n{"path": "e", "score": 0.7, "error": null}\n'
+    )
+    tables = [tmp_path / "s.csv", tmp_path / "s.jsonl"]
+    assert _run_report(*tables, f"--output={tmp_path}/r") == 0
+    assert _data(tmp_path / "r" / "index.html")["paths"] == ["a", "c", "e"]
+    assert caplog.text.count("1 damaged rows are left out") == 2
+
+
+def test_a_page_of_images_that_this_machine_cannot_fetch(tmp_path, monkeypatch):
+    """The table may come from a machine with the extra for the bucket."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    (tmp_path / "s.csv").write_text("path,score,error\ns3://b/a.jpg,0.5,\n")
+    assert _run_report(tmp_path / "s.csv", f"--output={tmp_path}/r") == 0
+    assert _data(tmp_path / "r" / "index.html")["thumbnails"] == {}
+
+
+def test_a_page_of_a_run_that_wrote_no_map(tmp_path):
+    model = small_model.write(tmp_path / "model", "live")
+    (tmp_path / "bad.png").write_bytes(b"text")
+    flags = [f"--{name}={tmp_path}/{name}" for name in ("map", "report")]
+    output = f"--output={tmp_path}/scores.csv"
+    assert run(model, tmp_path / "bad.png", output, *flags) == errors.FAILURE
+    assert _data(tmp_path / "report" / "index.html")["scores"] == [None]
 
 
 # What a person does, one after the other; each step notes what can be seen then.

@@ -15,7 +15,7 @@ from score_runs import picture, rows, run
 
 from arniqa_jax import errors
 from arniqa_jax.inference.extractor import map_in_threads
-from arniqa_jax.scoring import inputs, tables
+from arniqa_jax.scoring import inputs, table_rows, tables
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,47 @@ def test_resumed_is_the_same_as_uninterrupted(model, tmp_path, suffix):
     if suffix == ".jsonl":
         found = [json.loads(line) for line in content.decode().splitlines()]
         assert [row["score"] is None for row in found].count(True) == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("damage", ["junk", '"junk', '"junk"x,', "1,2", "\0\0"])
+def test_a_damaged_row_costs_no_other_row(tmp_path, suffix, damage, caplog):
+    path = tmp_path / f"scores{suffix}"
+    columns = ["path", "score", "error"]
+
+    def table():
+        return tables.Table(path, columns, stdout=None, identity={}, resume=True)
+
+    names = ["a", 'b, "quoted"\nname', "c", "d"]
+    with table() as first:
+        for name in names:
+            first.write({"path": name, "score": 0.5})
+    lines = path.read_text().splitlines(keepends=True)
+    at = len(lines) - 2  # the row of c
+    path.write_text("".join([*lines[:at], damage + "\n", *lines[at + 1 :]]))
+    with table() as second:
+        assert [second.has(name) for name in names] == [True, True, False, True]
+        second.write({"path": "c", "score": 0.5})
+    assert "1 damaged rows are left out" in caplog.text
+    found = [row["path"] for row, _ in table_rows.read_rows(path)]
+    assert found == [names[0], names[1], "d", "c"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("notes.csv", "what,when\n", "has the columns what, when"),
+        ("notes.csv", "path,score,error\na\nb\n", "is not a table of scores"),
+        ("notes.jsonl", "[1, 2]\nnone\n", "is not a table of scores"),
+    ],
+)
+def test_resume_leaves_a_file_alone_that_is_no_table(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    columns = ["path", "score", "error"]
+    with pytest.raises(errors.UsageError, match=message):
+        tables.Table(path, columns, stdout=None, identity={}, resume=True)
+    assert path.read_text() == content
 
 
 def test_a_parquet_file_keeps_the_rows_of_a_continuation_that_was_stopped(tmp_path):

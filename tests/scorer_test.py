@@ -272,6 +272,8 @@ def test_choice_of_a_regressor(tmp_path):
     assert arniqa_jax.load(f"{directory}:csiq").regressor.dataset == "csiq"
     with pytest.raises(errors.CheckpointError, match=r"did you mean kadid10k\?"):
         arniqa_jax.load("kadid-10k")
+    with pytest.raises(errors.CheckpointError, match=r"no model 'other'\. Expected"):
+        arniqa_jax.load("other")
 
 
 def test_without_a_regressor_there_are_features(tmp_path, images):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from arniqa_jax import errors
-from arniqa_jax.scoring import tables
+from arniqa_jax.scoring import table_rows, tables
 from arniqa_jax.scoring.shards import digest
 from arniqa_jax.storage.files import write_atomically
 
@@ -88,7 +88,7 @@ def _read_done(part: pathlib.Path, columns: list[str], seen: set[int]) -> None:
                 f"{', '.join(columns)}: give the same flags"
             )
         number = int(digest(row["path"]))
-        if tables.has_score(row) and number not in seen:
+        if table_rows.has_score(row) and number not in seen:
             seen.add(number)
             kept.append(row)
         else:
@@ -104,7 +104,7 @@ def read(part: pathlib.Path) -> Iterator[dict[str, Any]]:
     if part.suffix == ".parquet":
         yield from tables.read_parquet(part)
     else:
-        for row, _ in tables.read_rows(part):
+        for row, _ in table_rows.read_rows(part):
             yield row
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from arniqa_jax import errors
-from arniqa_jax.scoring import heat_map, parts, pictures, tables
+from arniqa_jax.scoring import heat_map, parts, pictures, table_rows, tables
 from arniqa_jax.storage.files import write_atomically
 
 # Maximum number of rows in a page. A browser needs about 200 bytes per row.
@@ -80,22 +80,27 @@ def _read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table, or of a folder of part files; scores are numbers."""
     if not file.exists():
         raise errors.UsageError(f"{file}: there is no such table of scores")
-    found = parts.list_parts(file) if file.is_dir() else [file]
-    for part in found:
-        if part.suffix not in tables.SUFFIXES:
-            raise errors.UsageError(
-                f"{part}: expected a name that ends in {', '.join(tables.SUFFIXES)}"
-            )
+    if file.suffix not in tables.SUFFIXES:
+        raise errors.UsageError(
+            f"{file}: expected a name that ends in {', '.join(tables.SUFFIXES)}"
+        )
+    for part in parts.list_parts(file) if file.is_dir() else [file]:
         try:
+            if part.suffix == ".csv":
+                _check_columns(table_rows.read_header(part))
             for row in parts.read(part):
-                if not {"path", "score", "error"} <= row.keys():
-                    raise ValueError(f"its columns are {', '.join(map(str, row))}")
+                _check_columns(row)
                 scores = {n: _number(v) for n, v in row.items() if _is_score(n)}
                 yield row | scores
         except ValueError as error:
             raise errors.UsageError(
                 f"{part} is not a table that arniqa_jax.score wrote: {error}"
             ) from error
+
+
+def _check_columns(names: Collection[str]) -> None:
+    if not {"path", "score", "error"} <= set(names):
+        raise ValueError(f"its columns are {', '.join(names) or 'missing'}")
 
 
 def _is_score(column: str) -> bool:
@@ -120,8 +125,8 @@ def _maps(
     rows: list[dict[str, Any]], map_folder: pathlib.Path | None
 ) -> dict[int, str]:
     """Return the file names of the maps that exist, by row."""
-    if map_folder is None:
-        return {}
+    if map_folder is None or not map_folder.is_dir():
+        return {}  # no image had a score, so no map was written
     existing = set(os.listdir(map_folder))
     names = ((i, heat_map.file_name(row["path"])) for i, row in enumerate(rows))
     return {i: name for i, name in names if name in existing}
@@ -141,10 +146,10 @@ def _thumbnails(
 
 
 def _thumbnail(path: str) -> str | None:
-    """Return a small JPEG; None if the image no longer exists."""
+    """Return a small JPEG; None if the image cannot be read here, or no longer."""
     try:
         image = Image.fromarray(pictures.decode(path))
-    except (errors.ImageError, MemoryError):
+    except (errors.ArniqaError, MemoryError):
         return None
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     content = io.BytesIO()

@@ -123,7 +123,7 @@ def _find(model: str) -> tuple[str | pathlib.Path, str | None]:
         return official.fetch(model), model
     names = (*OFFICIAL_REGRESSORS, shipped.NAME)
     near = difflib.get_close_matches(model, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise errors.CheckpointError(
         f"there is no model {model!r}{hint} Expected a model directory, a workdir, "
         f"a URL of one, hf://ORG/REPO, or one of {', '.join(names)}"

@@ -9,15 +9,15 @@ import csv
 import io
 import itertools
 import json
-import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
 from absl import logging
 
 from arniqa_jax import errors
+from arniqa_jax.scoring import table_rows
 from arniqa_jax.scoring.shards import contains, digest
 from arniqa_jax.storage import locks
 from arniqa_jax.storage.bucket_paths import AnyPath
@@ -139,18 +139,30 @@ class Table:
     def _read_done(self) -> int:
         """Read the paths that have a score; return the byte where the last row ends.
 
-        Rows without a score are removed from the file.
+        Rows without a score are removed from the file, and so are damaged rows.
         """
-        digests, without, keep = [], 0, 0
-        for row, end in read_rows(self._path):
-            self._check_columns(row, self._path)
-            if has_score(row):
-                digests.append(digest(row["path"]))
+        digests, without, damaged, keep = [], 0, 0, 0
+        if self._as_csv and (header := table_rows.read_header(self._path)):
+            self._check_columns(header, self._path)
+        for row, end in table_rows.read_lines(self._path):
+            if row is None:
+                damaged += 1
             else:
-                without += 1
+                self._check_columns(row, self._path)
+                if table_rows.has_score(row):
+                    digests.append(digest(row["path"]))
+                else:
+                    without += 1
             keep = end
+        if damaged:
+            if not (digests or without):
+                raise errors.UsageError(
+                    f"{self._path} is not a table of scores: give another name, or "
+                    "remove it"
+                )
+            table_rows.warn_of_damage(self._path, damaged)
         self.done = np.sort(np.array(digests, np.uint64))
-        return self._remove_rows_without_score() if without else keep
+        return self._remove_rows_without_score() if without or damaged else keep
 
     def _remove_rows_without_score(self) -> int:
         """Remove rows without a score atomically; return the new length of the file."""
@@ -161,9 +173,9 @@ class Table:
         ):
             if self._as_csv:
                 target.write(source.readline())
-            for row, end in read_rows(self._path):
+            for row, end in table_rows.read_lines(self._path):
                 content = source.read(end - source.tell())
-                if has_score(row):
+                if row is not None and table_rows.has_score(row):
                     target.write(content)
             return target.tell()
 
@@ -175,7 +187,7 @@ class Table:
             parquet.ParquetWriter(new, schema) as writer,
         ):
             rows = []
-            for row, _ in read_rows(self._path):
+            for row, _ in table_rows.read_rows(self._path):
                 rows.append(row)
                 if len(rows) == _ROWS_IN_A_GROUP:
                     writer.write_table(pyarrow.Table.from_pylist(rows, schema))
@@ -188,17 +200,17 @@ class Table:
 
         If a run that continued the file was killed, its rows follow.
         """
-        further = (row for row, _ in read_rows(self._path))
+        further = (row for row, _ in table_rows.read_rows(self._path))
         seen: set[int] = set()
         with replacing(self._path) as new, open(new, "w", encoding="utf-8") as file:
             for row in itertools.chain(read_parquet(self._target), further):
                 self._check_columns(row, self._target)
                 number = int(digest(row["path"]))
-                if has_score(row) and number not in seen:
+                if table_rows.has_score(row) and number not in seen:
                     seen.add(number)
                     file.write(json.dumps(row) + "\n")
 
-    def _check_columns(self, row: dict[str, Any], path: pathlib.Path) -> None:
+    def _check_columns(self, row: Iterable[str], path: pathlib.Path) -> None:
         if list(row) != self._columns:
             raise errors.UsageError(
                 f"{path} has the columns {', '.join(row)}, and this command writes "
@@ -280,55 +292,6 @@ def check_identity(path: pathlib.Path, identity: dict[str, Any], exists: bool) -
                 "write another file"
             )
     write_atomically(beside, json.dumps(identity, indent=1) + "\n")
-
-
-def has_score(row: dict[str, Any]) -> bool:
-    """Return whether a row that was read has a finite score."""
-    return row["score"] not in ("", None) and math.isfinite(float(row["score"]))
-
-
-def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the complete rows of a .csv or .jsonl, each with the byte where it ends.
-
-    An incomplete last row is left out.
-    """
-    with open(path, "rb") as file:
-        lines = _Lines(file)
-        if path.suffix == ".csv":
-            reader = csv.reader(lines, strict=True)
-            try:
-                header = next(reader, [])
-                for record in reader:
-                    if len(record) != len(header) or not lines.complete:
-                        return
-                    yield dict(zip(header, record, strict=True)), lines.end
-            except csv.Error:
-                return  # the file ends within quotes
-        else:
-            for line in lines:
-                if not lines.complete:
-                    return
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    return  # the machine crashed before it had written the line
-                yield row, lines.end
-
-
-class _Lines:
-    """Decoded lines of a file, with the position where the last one ended."""
-
-    def __init__(self, file):
-        self._file = file
-        self.end = 0
-        self.complete = True
-
-    def __iter__(self):
-        for line in self._file:
-            self.end += len(line)
-            self.complete = line.endswith(b"\n")
-            # The file may end within a character.
-            yield line.decode("utf-8", "replace")
 
 
 def _import_parquet():
