@@ -198,6 +198,12 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
         message = str(error).strip()
         first, _, rest = message.partition("Traceback (most recent call last)")
         message = first + rest.splitlines()[-1] if rest else message
+        # absl names a value that is not a boolean twice, as a Python tuple.
+        message = re.sub(
+            r"\('Non-boolean argument to boolean flag', .*\)$",
+            "expected true or false",
+            message,
+        )
         raise errors.UsageError(f"{message} (--help lists the flags)") from error
     except (AttributeError, KeyError) as error:
         raise errors.UsageError(_misspelt_field(error)) from error

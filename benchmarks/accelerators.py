@@ -45,6 +45,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 from accelerator import targets
 
 from arniqa_jax import command, config_files, errors
+from arniqa_jax.storage.files import write_atomically
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -97,6 +98,8 @@ def main(arguments: list[str]) -> int:
     target = targets.parse(TARGET.value)
     if RECORD.value:
         return _record(target)
+    if JSON.value and not pathlib.Path(JSON.value).absolute().parent.is_dir():
+        raise errors.UsageError(f"--json={JSON.value}: there is no such folder")
     targets.prepare(target)
     from accelerator import report
 
@@ -110,7 +113,8 @@ def main(arguments: list[str]) -> int:
         report.print_all(target, CONFIG.value, found["programs"])
     if JSON.value:
         about = {"target": target.name, "config": CONFIG.value.to_dict()}
-        pathlib.Path(JSON.value).write_text(json.dumps(about | found, indent=1) + "\n")
+        figures = json.dumps(about | found, indent=1)
+        write_atomically(pathlib.Path(JSON.value), figures + "\n")
     failed = [r for r in found.get("programs", {}).values() if "error" in r]
     for record in failed:
         command.report(_advice(target, record), errors.FAILURE)

@@ -375,6 +375,10 @@ def test_missing_compilers_are_named(monkeypatch):
             ("--target=v5e:2x4", "--config=pretrain", "--set=train"),
             "expected FIELD=VALUE",
         ),
+        (
+            ("--target=v5e:2x4", "--config=pretrain", "--json=nowhere/figures.json"),
+            "--json=nowhere/figures.json: there is no such folder",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments, message):

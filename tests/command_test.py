@@ -88,6 +88,10 @@ def test_success_and_the_flags(monkeypatch, capsys):
         (["--config=configs/pretrain.py", "--config.trian.steps=4"], "mean 'train'?"),
         (["--config=configs/pretrain.py", "--config.zzz=4"], "no field 'zzz'"),
         (["--config=configs/pretrain.py", "--config.train.steps=a"], "invalid literal"),
+        (
+            ["--config=configs/pretrain.py", "--config.log.tensorboard=maybe"],
+            "tensorboard=maybe: expected true or false",
+        ),
         (["--config=pretrian"], "did you mean 'pretrain'?"),
         (["--config=configs/pretrain.py:x"], "takes 0 positional arguments"),
         (["--config.seed=4", "--config=configs/pretrain.py"], "--config.seed=4"),

@@ -232,6 +232,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
         ),
         ({"model.init": "imagenet"}, "model.init=random"),
         ({"evaluation.datasets": "lvie"}, "did you mean live"),
+        ({"evaluation.crops": "hwole"}, "expected one of five, whole"),
     ],
 )
 def test_what_cannot_run_is_said_at_once(tmp_path, fields, message):
@@ -241,6 +242,7 @@ def test_what_cannot_run_is_said_at_once(tmp_path, fields, message):
     )
     with pytest.raises(errors.ArniqaError, match=message):
         loop.run(config, tmp_path / "run")
+    assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
 def test_encoders_of_a_run(uninterrupted):

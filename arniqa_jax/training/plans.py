@@ -1,4 +1,4 @@
-"""Derived quantities of a config: steps, learning rates, and checks of ranges."""
+"""Derived quantities of a config: steps, learning rates, and checks of its values."""
 
 import importlib.util
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import optax
 from ml_collections import ConfigDict
 
 from arniqa_jax import errors
+from arniqa_jax.inference import preprocessing
 from arniqa_jax.training import optimizers, profiler
 
 
@@ -49,7 +50,10 @@ def learning_rates(config: ConfigDict, plan: Plan) -> optax.Schedule:
 
 
 def check(config: ConfigDict) -> None:
-    """Raise UsageError if a number of the config is out of range."""
+    """Raise UsageError if a value of the config is not allowed.
+
+    Values that the start of a run uses anyway are checked there.
+    """
     for group, field, least in (
         ("data", "patch_size", 32),
         ("data", "workers", 0),
@@ -74,6 +78,8 @@ def check(config: ConfigDict) -> None:
         raise errors.UsageError(
             f"loss.temperature={config.loss.temperature}: expected above 0"
         )
+    # The run reads this field when it evaluates, which may be at its end only.
+    preprocessing.check_crops(config.evaluation.crops, field="evaluation.crops")
     profiler.parse_steps(config.log.profile_steps)
     if config.log.wandb_project and importlib.util.find_spec("wandb") is None:
         raise errors.UsageError(
