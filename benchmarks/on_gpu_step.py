@@ -230,6 +230,7 @@ class Workload:
             lambda _: _LEARNING_RATE,
             self._mesh,
             temperature=self.config.loss.temperature,
+            scale_negatives=self.config.loss.scale_negatives,
             accumulation=1,
             degradation_options={**self.config.degradation, "tile": tile},
         )

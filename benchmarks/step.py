@@ -143,6 +143,7 @@ class Step:
             schedule,
             self._mesh,
             temperature=config.loss.temperature,
+            scale_negatives=config.loss.scale_negatives,
             accumulation=config.train.accumulation,
             degradation_options=self._options,
         )

@@ -77,6 +77,7 @@ def step(config: ConfigDict, mesh: Mesh) -> Program:
         schedule,
         mesh,
         temperature=config.loss.temperature,
+        scale_negatives=config.loss.scale_negatives,
         accumulation=config.train.accumulation,
         degradation_options=dict(**config.degradation),
     )
