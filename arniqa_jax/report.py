@@ -16,7 +16,7 @@ from arniqa_jax.storage import files
 FLAGS = flags.FlagValues()
 OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", flag_values=FLAGS)
 THRESHOLD = flags.DEFINE_float(
-    "threshold", None, "Keep images with this score or a higher one.", flag_values=FLAGS
+    "threshold", None, "Keep images with this score or a better one.", flag_values=FLAGS
 )
 MAP = flags.DEFINE_string(
     "map", None, "Folder of the heat maps that score --map wrote.", flag_values=FLAGS

@@ -100,9 +100,7 @@ def score(
     """
     model = score_rows.scorer
     columns = rows.columns(model.crops, details=score_rows.details)
-    identity = {}
-    if output:
-        identity = {"fingerprint": model.fingerprint, "raw": score_rows.raw}
+    identity = score_rows.identity if output else {}
     skipped = inputs.Skipped()
 
     def find() -> Iterator[inputs.Input]:

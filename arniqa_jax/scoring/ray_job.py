@@ -108,8 +108,7 @@ def _prepare(
     jax.config.update("jax_platforms", "cpu")
     model = score_rows.scorer
     columns = rows.columns(model.crops, details=score_rows.details)
-    identity = {"fingerprint": model.fingerprint, "raw": score_rows.raw}
-    run, done = parts.open_folder(output, columns, identity, resume)
+    run, done = parts.open_folder(output, columns, score_rows.identity, resume)
     skipped = inputs.Skipped()
     items = []
     for item in inputs.find_once(arguments, sys.stdin.buffer, skipped, shard):

@@ -37,16 +37,16 @@ def write(
     Args:
       files: tables that `score` wrote: files, or folders of part files.
       folder: folder of the page; created if missing.
-      threshold: images with at least this score are kept; None lets the page start at
-        the median.
+      threshold: images with this score or a better one are kept; None lets the page
+        start at the median.
       map_folder: the folder of `score --map`; None for no maps.
 
     Returns:
       The path of the page.
 
     Raises:
-      UsageError: a table is missing or is not a table of scores, or there are too many
-        rows.
+      UsageError: a table is missing or is not a table of scores, there are too many
+        rows, or a higher score is better in one table and a lower one in another.
     """
     rows = [row for file in files for row in _read(file)]
     if len(rows) > MOST_ROWS:
@@ -54,6 +54,7 @@ def write(
             f"found {len(rows)} rows, and a page holds {MOST_ROWS}: give fewer tables"
         )
     scores = [row["score"] for row in rows]
+    lower_is_better = _lower_is_better(files)
     folder.mkdir(parents=True, exist_ok=True)
     described = {
         "paths": [row["path"] for row in rows],
@@ -65,6 +66,7 @@ def write(
         "base": _relative(pathlib.Path.cwd(), folder),
         "mapBase": _relative(map_folder, folder) if map_folder else "",
         "threshold": threshold,
+        "lowerIsBetter": lower_is_better,
     }
     text = json.dumps(described, separators=(",", ":"), allow_nan=False)
     template = resources.files("arniqa_jax.scoring").joinpath("report_page.html")
@@ -72,7 +74,8 @@ def write(
     page = template.read_text("utf-8").replace("DATA", text.replace("<", "\\u003c"), 1)
     write_atomically(folder / "index.html", page)
     if threshold is not None:
-        _write_lists(rows, scores, threshold, folder)
+        sign = -1 if lower_is_better else 1
+        _write_lists(rows, scores, threshold, sign, folder)
     return folder / "index.html"
 
 
@@ -96,6 +99,17 @@ def _read(file: pathlib.Path) -> Iterator[dict[str, Any]]:
             raise errors.UsageError(
                 f"{part} is not a table that arniqa_jax.score wrote: {error}"
             ) from error
+
+
+def _lower_is_better(files: Sequence[pathlib.Path]) -> bool:
+    """Return whether a lower score is better, as the files beside the tables say."""
+    found = {bool(tables.read_identity(f).get("lower_is_better")) for f in files}
+    if len(found) > 1:
+        raise errors.UsageError(
+            "a higher score is better in some of the tables and a lower one in others: "
+            "write a page for each kind"
+        )
+    return True in found
 
 
 def _check_columns(names: Collection[str]) -> None:
@@ -167,12 +181,17 @@ def _write_lists(
     rows: list[dict[str, Any]],
     scores: list[float | None],
     threshold: float,
+    sign: int,
     folder: pathlib.Path,
 ) -> None:
-    """Write the paths of the images that a threshold keeps, and of those it rejects."""
+    """Write the paths of the images that a threshold keeps, and of those it rejects.
+
+    `sign` is -1 if a lower score is better, otherwise 1.
+    """
     kept, rejected = [], []
     for row, score in zip(rows, scores, strict=True):
         if score is not None:
-            (kept if score >= threshold else rejected).append(row["path"] + "\n")
+            is_kept = sign * score >= sign * threshold
+            (kept if is_kept else rejected).append(row["path"] + "\n")
     write_atomically(folder / "kept.txt", "".join(kept))
     write_atomically(folder / "rejected.txt", "".join(rejected))

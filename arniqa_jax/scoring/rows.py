@@ -202,6 +202,14 @@ class ScoreRows:
             self._scorer = loaded
         return self._scorer
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on, as JSON; a table is continued with the same."""
+        identity = {"fingerprint": self.scorer.fingerprint, "raw": self.raw}
+        if self.raw and not self.scorer.require_regressor().higher_is_better:
+            identity["lower_is_better"] = True
+        return identity
+
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, Any]:
         """Return the columns of a batch with its scores.
 

@@ -258,6 +258,31 @@ def check_suffix(path: AnyPath) -> None:
         _import_parquet()
 
 
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".model.json")
+
+
+def read_identity(path: pathlib.Path) -> dict[str, Any]:
+    """Return what the scores of a table depend on; {} if that was not recorded.
+
+    Raises:
+      UsageError: the record is damaged.
+    """
+    beside = _beside(path)
+    if not beside.exists():
+        return {}
+    try:
+        identity = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(identity, dict):
+            raise ValueError("expected an object")
+    except ValueError as error:
+        raise errors.UsageError(
+            f"{beside} is damaged ({error}): remove it if {path} was written with "
+            "this model"
+        ) from error
+    return identity
+
+
 def check_identity(path: pathlib.Path, identity: dict[str, Any], exists: bool) -> None:
     """Compare `NAME.model.json` with what the next scores depend on, or write it.
 
@@ -269,7 +294,7 @@ def check_identity(path: pathlib.Path, identity: dict[str, Any], exists: bool) -
     Raises:
       UsageError: the existing rows have another identity.
     """
-    beside = path.with_name(path.name + ".model.json")
+    beside = _beside(path)
     if exists and not beside.exists():
         logging.warning(
             "%s is missing: it cannot be checked that %s was written with this model",
@@ -277,13 +302,7 @@ def check_identity(path: pathlib.Path, identity: dict[str, Any], exists: bool) -
             path,
         )
     elif exists:
-        try:
-            before = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise errors.UsageError(
-                f"{beside} is damaged ({error}): remove it if {path} was written with "
-                "this model"
-            ) from error
+        before = read_identity(path)
         changed = sorted(k for k in identity if before.get(k) != identity[k])
         if changed:
             raise errors.UsageError(
