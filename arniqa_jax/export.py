@@ -39,6 +39,10 @@ def main(arguments: list[str]) -> int:
             "--model and --to are needed, for example --model=kadid10k "
             "--to=scorer.stablehlo"
         )
+    if not TO.value.endswith((".onnx", ".stablehlo")):
+        raise errors.UsageError(
+            f"--to={TO.value}: expected a name that ends in .onnx or .stablehlo"
+        )
     if INPUT.value and not TO.value.endswith(".onnx"):
         raise errors.UsageError("--input needs a --to that ends in .onnx")
     from arniqa_jax.scoring import scorer

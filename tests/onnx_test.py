@@ -156,6 +156,10 @@ def test_the_input_is_chosen_for_onnx_only(tmp_path):
     arguments = ["export", "--model=M", "--to=x.stablehlo", "--input=crops"]
     with pytest.raises(errors.UsageError, match=r"--input needs a --to .*\.onnx"):
         export.main(command.parse_flags(arguments, export.FLAGS))
+    for name in ("x.ONNX", "x.pth", "x"):
+        arguments = ["export", "--model=M", f"--to={name}"]
+        with pytest.raises(errors.UsageError, match=r"ends in \.onnx or \.stablehlo"):
+            export.main(command.parse_flags(arguments, export.FLAGS))
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch, model):

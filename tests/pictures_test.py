@@ -191,9 +191,18 @@ def test_formats_of_an_extra_say_what_is_missing(tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, package, None)
     for name, extra in (("a.heic", "heif"), ("a.DNG", "raw")):
         path = tmp_path / name
-        path.write_bytes(_encode(Image.fromarray(_noise(4, 4, 3))))
+        path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
         with pytest.raises(errors.ImageError, match=rf"arniqa_jax\[{extra}\]"):
             pictures.decode(path)
+    with pytest.raises(errors.ImageError, match=r"image 0: .*arniqa_jax\[heif\]"):
+        pictures.to_array((tmp_path / "a.heic").read_bytes(), "image 0")
+
+
+def test_an_image_with_the_name_of_another_format_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    image = _noise(4, 4, 3)
+    (tmp_path / "a.heic").write_bytes(_encode(Image.fromarray(image)))
+    np.testing.assert_array_equal(pictures.decode(tmp_path / "a.heic"), image)
 
 
 def test_heif_is_decoded_where_its_package_is_installed(tmp_path):
@@ -207,6 +216,9 @@ def test_heif_is_decoded_where_its_package_is_installed(tmp_path):
     found = pictures.decode(path).astype(int)
     assert np.abs(found - image).mean() < 3
     assert Image.registered_extensions() == registered
+    path.rename(tmp_path / "a.jpg")
+    for other in (tmp_path / "a.jpg", (tmp_path / "a.jpg").read_bytes()):
+        np.testing.assert_array_equal(pictures.to_array(other, "image 0"), found)
 
 
 def _dng(height, width):
@@ -249,6 +261,9 @@ def _dng(height, width):
 def test_raw_files_are_developed_where_the_package_is_installed(tmp_path):
     pytest.importorskip("rawpy", reason="the extra raw is not installed")
     path = tmp_path / "a.dng"
+    path.write_bytes(b"damaged")
+    with pytest.raises(errors.ImageError, match=r"a\.dng: unreadable: [A-Z]"):
+        pictures.decode(path)
     path.write_bytes(_dng(48, 64))
     found = pictures.decode(path)
     assert found.shape == (48, 64, 3) and found.dtype == np.uint8

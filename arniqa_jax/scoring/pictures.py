@@ -5,13 +5,14 @@ a person sees, so scoring also applies what the file says about its colours. All
 are uint8 (H, W, 3).
 """
 
+import contextlib
 import functools
 import io
 import os
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from arniqa_jax import errors
 from arniqa_jax.data import images
@@ -215,14 +216,42 @@ RAW_SUFFIXES = (
 )
 
 
+# The codecs that a HEIF file names in its first bytes.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+
+
 def _opener_of(name: object):
     """Return the function that opens a file of this name, given a path or a stream."""
-    if not isinstance(name, str | os.PathLike):
-        return images.open_image
-    suffix = os.path.splitext(os.fspath(name))[1].lower()
-    if suffix in HEIF_SUFFIXES:
-        return _open_heif
-    return _open_raw if suffix in RAW_SUFFIXES else images.open_image
+    suffix = ""
+    if isinstance(name, str | os.PathLike):
+        suffix = os.path.splitext(os.fspath(name))[1].lower()
+    if suffix in RAW_SUFFIXES:
+        return _open_raw
+    return functools.partial(_open_by_content, is_named_heif=suffix in HEIF_SUFFIXES)
+
+
+def _open_by_content(
+    file: str | os.PathLike | BinaryIO, *, is_named_heif: bool
+) -> Image.Image:
+    """Open a file by what is in it: telephones name JPEG and HEIF like each other."""
+    if not is_named_heif or not _is_heif(file):
+        try:
+            return images.open_image(file)
+        except UnidentifiedImageError:
+            if not is_named_heif and not _is_heif(file):
+                raise
+    return _open_heif(file)
+
+
+def _is_heif(file: str | os.PathLike | BinaryIO) -> bool:
+    with contextlib.ExitStack() as stack:
+        if isinstance(file, str | os.PathLike):
+            file = stack.enter_context(open(file, "rb"))
+        file.seek(0)
+        start = file.read(64)
+        file.seek(0)
+    # A list of brands follows the length, `ftyp`, the main brand and its version.
+    return start[4:8] == b"ftyp" and any(brand in start[8:] for brand in _HEIF_BRANDS)
 
 
 def _open_heif(file: str | os.PathLike | BinaryIO) -> Image.Image:
@@ -244,9 +273,15 @@ def _open_raw(file: str | os.PathLike | BinaryIO) -> Image.Image:
             "a camera's raw file needs pip install 'arniqa_jax[raw]'"
         ) from error
     file = os.fspath(file) if isinstance(file, os.PathLike) else file
-    with rawpy.imread(file) as raw:
-        _check_size(raw.sizes.width, raw.sizes.height)
-        return Image.fromarray(raw.postprocess(use_camera_wb=True))
+    try:
+        with rawpy.imread(file) as raw:
+            _check_size(raw.sizes.width, raw.sizes.height)
+            return Image.fromarray(raw.postprocess(use_camera_wb=True))
+    except rawpy.LibRawError as error:
+        reason = error.args[0] if error.args else "damaged"
+        raise OSError(
+            reason.decode() if isinstance(reason, bytes) else reason
+        ) from error
 
 
 def _check_size(width: int, height: int) -> None:
