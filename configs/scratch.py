@@ -5,7 +5,7 @@
 
 The encoder has 1.2 million parameters. The page "What it learns" of the documentation
 says how well it agrees with people before and after training.
-`benchmarks/study.py recipe` varies the fields below one at a time.
+`benchmarks/study.py recipe` varies the recipe, one field at a time.
 """
 
 from ml_collections import ConfigDict
