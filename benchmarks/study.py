@@ -17,6 +17,7 @@ prints the tables, which it also writes to OUTPUT/STUDY.md:
 
 import argparse
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -24,7 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from arniqa_jax import errors
 from arniqa_jax.evaluation import comparison, results
+from arniqa_jax.storage import workdir as run_directory
+from arniqa_jax.storage.files import write_atomically
 
 # Variants by name, each a set of fields that differ from the config.
 STUDIES = {
@@ -77,7 +81,7 @@ def main():
     parser.add_argument("--photographs", default="", help="default: built-in ones")
     parser.add_argument("--datasets", default="builtin")
     parser.add_argument("--root", default="", help="folder of the datasets")
-    parser.add_argument("--seeds", default="27,28,29")
+    parser.add_argument("--seeds", type=_seeds, default="27,28,29")
     arguments, fields = parser.parse_known_args()
     if unknown := [field for field in fields if not field.startswith("--config.")]:
         parser.error(f"expected --config.FIELD=VALUE, found {' '.join(unknown)}")
@@ -90,7 +94,7 @@ def main():
     runs = []
     # Run all variants of one seed before the next seed, so that an interrupted study
     # has complete comparisons.
-    for seed in map(int, arguments.seeds.split(",")):
+    for seed in arguments.seeds:
         for variant, fields in STUDIES[arguments.study].items():
             workdir = arguments.output / f"{variant}-{seed}"
             changes = [f"--config.{name}={value}" for name, value in fields.items()]
@@ -101,24 +105,58 @@ def main():
             )
             runs.append(read(workdir, variant, seed))
     text = f"{table_of_runs(runs)}\n\n{table_of_variants(runs)}\n"
-    (arguments.output / f"{arguments.study}.md").write_text(text)
+    write_atomically(arguments.output / f"{arguments.study}.md", text)
     print(text, end="")
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the seeds of a comma-separated list, each once."""
+    seeds = [int(seed) for seed in text.split(",") if seed.strip("+-").isdecimal()]
+    if len(seeds) < len(text.split(",")) or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(
+            f"expected different whole numbers, such as 27,28,29, found {text!r}"
+        )
+    return seeds
 
 
 def _train(config: str, workdir: pathlib.Path, fields: list[str]) -> None:
     command = [sys.executable, "-m", "arniqa_jax.main", f"--config={config}"]
     # The output of a run is discarded, because its tables are in its directory.
-    finished = subprocess.run(
+    run = subprocess.Popen(
         [*command, f"--workdir={workdir}", *fields], stdout=subprocess.DEVNULL
     )
-    if finished.returncode:
-        raise SystemExit(finished.returncode)
+    # Pass SIGTERM on. A terminal sends Ctrl-C to the run too, which then saves a
+    # checkpoint, so this process only has to wait.
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: run.terminate()),
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+    }
+    code = run.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if code < 0 or code in (errors.START_AGAIN, errors.INTERRUPTED):
+        print(
+            f"error: the run in {workdir} was stopped (exit code {code}); the same "
+            "command continues the study",
+            file=sys.stderr,
+        )
+    # Of other errors, the run has said what is wrong.
+    if code:
+        raise SystemExit(code if code > 0 else errors.FAILURE)
 
 
 def read(workdir: pathlib.Path, variant: str, seed: int) -> Finished:
-    """Return the evaluations at the end of a run from random weights."""
+    """Return the evaluations at the end of a run from random weights.
+
+    The evaluate command may have added others later, with other crops, so only those
+    with the crops of the run count, and of equal ones the first.
+    """
+    crops = run_directory.read_config(workdir).evaluation.crops
+    files = workdir.glob("results/*/results.json")
     found = [
-        results.load(path.parent) for path in workdir.glob("results/*/results.json")
+        one
+        for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+        if (one := results.load(path.parent)).crops == crops
     ]
     untrained = [one for one in found if one.encoder == "untrained"]
     steps = {

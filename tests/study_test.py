@@ -1,6 +1,12 @@
 """The study of variants: which evaluations it reads, and what its tables say."""
 
 import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
 
 import miniature
 import pytest
@@ -8,6 +14,7 @@ import pytest
 from arniqa_jax.datasets import catalogue
 from arniqa_jax.evaluation import protocol, results
 from benchmarks import study
+from configs import scratch
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,10 @@ def evaluated(tmp_path_factory):
     ]
 
 
-def _write(workdir, *found):
+def _write(workdir, *found, crops="five"):
+    config = scratch.get_config()
+    config.evaluation.crops = crops
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     for one in found:
         results.save(one, workdir / "results" / one.encoder.removeprefix("step "))
 
@@ -35,6 +45,54 @@ def test_the_last_step_is_read(evaluated, tmp_path):
     _write(tmp_path, *evaluated)
     found = study.read(tmp_path, "a", 27)
     assert (found.untrained.encoder, found.trained.encoder) == ("untrained", "step 10")
+
+
+def test_evaluations_with_other_crops_do_not_count(evaluated, tmp_path):
+    """The evaluate command adds them to the run."""
+    _write(tmp_path, *evaluated[:2])
+    for one in evaluated[:2]:
+        other = dataclasses.replace(one, crops="whole")
+        results.save(other, tmp_path / "results" / f"{one.encoder}-2")
+    found = study.read(tmp_path, "a", 27)
+    assert (found.untrained.crops, found.trained.crops) == ("five", "five")
+
+
+def test_a_stopped_run_is_waited_for_and_named(tmp_path, monkeypatch, capfd):
+    """SIGTERM is passed on, and the study ends with the exit code of the run."""
+    run = tmp_path / "run"
+    run.write_text(
+        f"#!{sys.executable}\nimport pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        f"pathlib.Path({str(tmp_path / 'began')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    run.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(run))
+
+    def stop():
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        study._train("scratch", tmp_path / "a-27", [])
+    thread.join()
+    assert stopped.value.code == 75 and signal.getsignal(signal.SIGTERM) is before
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "a-27 was stopped (exit code 75); the same command continues" in line
+
+
+@pytest.mark.parametrize("seeds", ["a", "", "27,27", "27,,28", "27.5"])
+def test_wrong_seeds_are_refused(monkeypatch, capsys, seeds):
+    monkeypatch.setattr(
+        sys, "argv", ["study", "pairing", "--output=x", f"--seeds={seeds}"]
+    )
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "expected different whole numbers" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_finished_is_named(evaluated, tmp_path):
@@ -67,7 +125,5 @@ def test_variants_are_compared_seed_by_seed(evaluated):
 
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_every_field_of_a_study_is_one_of_the_config(name):
-    from configs import scratch
-
     for fields in study.STUDIES[name].values():
         scratch.get_config().update_from_flattened_dict(fields)
