@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from arniqa_jax import errors
+from arniqa_jax import command, errors
 from arniqa_jax.evaluation import comparison, results
 from arniqa_jax.storage import workdir as run_directory
 from arniqa_jax.storage.files import write_atomically
@@ -120,10 +120,10 @@ def _seeds(text: str) -> list[int]:
 
 
 def _train(config: str, workdir: pathlib.Path, fields: list[str]) -> None:
-    command = [sys.executable, "-m", "arniqa_jax.main", f"--config={config}"]
+    program = [sys.executable, "-m", "arniqa_jax.main", f"--config={config}"]
     # The output of a run is discarded, because its tables are in its directory.
     run = subprocess.Popen(
-        [*command, f"--workdir={workdir}", *fields], stdout=subprocess.DEVNULL
+        [*program, f"--workdir={workdir}", *fields], stdout=subprocess.DEVNULL
     )
     # Pass SIGTERM on. A terminal sends Ctrl-C to the run too, which then saves a
     # checkpoint, so this process only has to wait.
@@ -135,10 +135,10 @@ def _train(config: str, workdir: pathlib.Path, fields: list[str]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
     if code < 0 or code in (errors.START_AGAIN, errors.INTERRUPTED):
-        print(
-            f"error: the run in {workdir} was stopped (exit code {code}); the same "
-            "command continues the study",
-            file=sys.stderr,
+        command.report(
+            f"the run in {workdir} was stopped (exit code {code}); the same command "
+            "continues the study",
+            code,
         )
     # Of other errors, the run has said what is wrong.
     if code:

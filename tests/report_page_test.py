@@ -16,6 +16,9 @@ from arniqa_jax import command, errors, report
 from arniqa_jax.scoring import report_page
 
 _BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+_in_a_browser = pytest.mark.skipif(
+    not _BROWSER, reason="there is no Chromium to open the page with"
+)
 
 
 def _run_report(*arguments):
@@ -130,7 +133,7 @@ def test_a_page_has_all_rows_but_the_damaged_ones(tmp_path, caplog):
     tables = [tmp_path / "s.csv", tmp_path / "s.jsonl"]
     assert _run_report(*tables, f"--output={tmp_path}/r") == 0
     assert _data(tmp_path / "r" / "index.html")["paths"] == ["a", "c", "e"]
-    assert caplog.text.count("1 damaged rows are left out") == 2
+    assert caplog.text.count("damaged rows, which are left out: 1") == 2
 
 
 def test_a_page_of_images_that_this_machine_cannot_fetch(tmp_path, monkeypatch):
@@ -229,7 +232,7 @@ def _use(folder, tmp_path):
     return seen
 
 
-@pytest.mark.skipif(not _BROWSER, reason="there is no Chromium to open the page with")
+@_in_a_browser
 def test_the_page_in_a_browser(scored, tmp_path):
     seen = _use(scored / "report", tmp_path)
     data = _data(scored / "report" / "index.html")
@@ -272,7 +275,7 @@ def test_kept_are_the_lower_scores_where_these_are_better(lower, tmp_path):
         _run_report(lower / "raw.csv", lower / "scores.csv", f"--output={tmp_path}/s")
 
 
-@pytest.mark.skipif(not _BROWSER, reason="there is no Chromium to open the page with")
+@_in_a_browser
 def test_the_page_in_a_browser_where_lower_scores_are_better(lower, tmp_path):
     seen = _use(lower / "raw", tmp_path)
     data = _data(lower / "raw" / "index.html")

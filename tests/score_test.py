@@ -175,7 +175,7 @@ def test_a_damaged_row_costs_no_other_row(tmp_path, suffix, damage, caplog):
     with table() as second:
         assert [second.has(name) for name in names] == [True, True, False, True]
         second.write({"path": "c", "score": 0.5})
-    assert "1 damaged rows are left out" in caplog.text
+    assert "damaged rows, which are left out: 1" in caplog.text
     found = [row["path"] for row, _ in table_rows.read_rows(path)]
     assert found == [names[0], names[1], "d", "c"]
 

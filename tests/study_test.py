@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
 import signal
 import sys
-import threading
-import time
 
 import miniature
 import pytest
@@ -61,25 +58,17 @@ def test_a_stopped_run_is_waited_for_and_named(tmp_path, monkeypatch, capfd):
     """SIGTERM is passed on, and the study ends with the exit code of the run."""
     run = tmp_path / "run"
     run.write_text(
-        f"#!{sys.executable}\nimport pathlib, signal, sys, time\n"
+        f"#!{sys.executable}\nimport os, signal, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        f"pathlib.Path({str(tmp_path / 'began')!r}).touch()\n"
-        "time.sleep(60)\n"
+        "signal.alarm(60)  # so that a signal that is not passed on fails the test\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "signal.pause()\n"
     )
     run.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(run))
-
-    def stop():
-        while not (tmp_path / "began").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=stop)
-    thread.start()
     with pytest.raises(SystemExit) as stopped:
         study._train("scratch", tmp_path / "a-27", [])
-    thread.join()
     assert stopped.value.code == 75 and signal.getsignal(signal.SIGTERM) is before
     (line,) = capfd.readouterr().err.splitlines()
     assert "a-27 was stopped (exit code 75); the same command continues" in line

@@ -234,11 +234,11 @@ def _open_by_content(
     file: str | os.PathLike | BinaryIO, *, is_named_heif: bool
 ) -> Image.Image:
     """Open a file by what is in it: telephones name JPEG and HEIF like each other."""
-    if not is_named_heif or not _is_heif(file):
+    if not _is_heif(file):
         try:
             return images.open_image(file)
         except UnidentifiedImageError:
-            if not is_named_heif and not _is_heif(file):
+            if not is_named_heif:
                 raise
     return _open_heif(file)
 

@@ -17,7 +17,7 @@ from absl import logging
 def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the rows, each with the byte where it ends; warn of damaged ones."""
     damaged = 0
-    for row, end in read_lines(path):
+    for row, end in scan(path):
         if row is None:
             damaged += 1
         else:
@@ -28,10 +28,10 @@ def read_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 def warn_of_damage(path: pathlib.Path, damaged: int) -> None:
     """Log how many rows of a table are damaged."""
-    logging.warning("%s: %d damaged rows are left out", path, damaged)
+    logging.warning("%s: damaged rows, which are left out: %d", path, damaged)
 
 
-def read_lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
+def scan(path: pathlib.Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
     """Yield each complete row, None if it is damaged, and the byte where it ends.
 
     An incomplete last row is left out.

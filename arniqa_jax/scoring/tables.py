@@ -144,7 +144,7 @@ class Table:
         digests, without, damaged, keep = [], 0, 0, 0
         if self._as_csv and (header := table_rows.read_header(self._path)):
             self._check_columns(header, self._path)
-        for row, end in table_rows.read_lines(self._path):
+        for row, end in table_rows.scan(self._path):
             if row is None:
                 damaged += 1
             else:
@@ -173,7 +173,7 @@ class Table:
         ):
             if self._as_csv:
                 target.write(source.readline())
-            for row, end in table_rows.read_lines(self._path):
+            for row, end in table_rows.scan(self._path):
                 content = source.read(end - source.tell())
                 if row is not None and table_rows.has_score(row):
                     target.write(content)
